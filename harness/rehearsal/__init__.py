@@ -1,0 +1,1 @@
+"""Upgrade rehearsals: copy an installation, upgrade it under load, verify, go back."""
