@@ -1,0 +1,101 @@
+"""Alembic's environment: where the chain connects, one chain at a time, one transaction a revision.
+
+The connection comes from ``Config.attributes["connection"]`` (``harness migrate``), from ``-x dsn=...``, or from ``HARNESS_DSN``.
+"""
+
+from __future__ import annotations
+
+import os
+
+import psycopg
+from alembic import context
+from alembic.util import CommandError
+from sqlalchemy import Connection, create_engine, pool, text
+
+VERSION_TABLE = "alembic_version"
+VERSION_SCHEMA = "pgtrickle"
+# Any number will do as long as nobody else uses it: the first half of the stable names' seed (D1).
+CHAIN_LOCK = 0x517CC1B7
+# For DDL on the catalog itself, which no writer's trigger touches; sources have a stricter one of their own.
+CATALOG_LOCK_TIMEOUT = "2s"
+
+
+def _dsn() -> str:
+    dsn = context.get_x_argument(as_dictionary=True).get("dsn") or os.environ.get("HARNESS_DSN")
+    if not dsn or not isinstance(dsn, str):
+        raise CommandError("no database is named: set HARNESS_DSN or pass -x dsn=...")
+    return dsn
+
+
+def _is_mutating() -> bool:
+    return not context.get_context().opts.get("dont_mutate")
+
+
+def _prepare(connection: Connection) -> None:
+    """Refuse what would go wrong, and make the room for the version table."""
+    held = connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": CHAIN_LOCK}).scalar()
+    if not held:
+        raise CommandError("another migration chain is at work on this database; wait until it ends")
+    versioned = connection.execute(
+        text("SELECT to_regclass('pgtrickle.alembic_version') IS NOT NULL AND EXISTS (SELECT FROM pg_namespace)")
+    ).scalar()
+    catalog = connection.execute(text("SELECT to_regclass('pgtrickle.pgt_stream_tables') IS NOT NULL")).scalar()
+    if catalog and not versioned:
+        raise CommandError(
+            "schema pgtrickle holds an installation that this chain did not make; take it over with `harness migrate adopt`"
+        )
+    connection.execute(text("CREATE SCHEMA IF NOT EXISTS pgtrickle"))
+    connection.execute(text("SELECT set_config('client_min_messages', 'notice', false)"))
+    connection.execute(text("SELECT set_config('lock_timeout', :value, false)"), {"value": CATALOG_LOCK_TIMEOUT})
+    connection.commit()
+
+
+def _run(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        transaction_per_migration=True,
+        version_table=VERSION_TABLE,
+        version_table_schema=VERSION_SCHEMA,
+    )
+    if _is_mutating():
+        _prepare(connection)
+    context.run_migrations()
+    connection.commit()
+
+
+def run_online() -> None:
+    """Run on a database."""
+    connection = context.config.attributes.get("connection")
+    if isinstance(connection, Connection):
+        _run(connection)
+        return
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(_dsn()), poolclass=pool.NullPool)
+    try:
+        with engine.connect() as own:
+            _run(own)
+    except psycopg.OperationalError as error:
+        raise CommandError(f"no connection to the database: {error}") from None
+    finally:
+        engine.dispose()
+
+
+def run_offline() -> None:
+    """Write the script for psql."""
+    context.configure(
+        dialect_name="postgresql",
+        transaction_per_migration=True,
+        version_table=VERSION_TABLE,
+        version_table_schema=VERSION_SCHEMA,
+        literal_binds=True,
+    )
+    output = context.get_context().impl.static_output
+    output("\\set ON_ERROR_STOP on")
+    output("SET client_min_messages = notice;")
+    output("CREATE SCHEMA IF NOT EXISTS pgtrickle;")
+    context.run_migrations()
+
+
+if context.is_offline_mode():
+    run_offline()
+else:
+    run_online()
