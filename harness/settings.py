@@ -23,6 +23,7 @@ class Settings(BaseSettings):
     require_citus: bool = Field(False, description="a missing Citus fails the tests instead of skipping them")
     start_timeout_s: float = Field(30.0, gt=0, description="deadline for a server to become ready, in seconds")
     dsn: SecretStr | None = Field(None, description="the database that `harness migrate` and `alembic` work on")
+    rehearse_dsn: SecretStr | None = Field(None, description="the database that `harness rehearse` copies, as --dsn")
     log_level: str = Field("warning", description="debug, info, warning or error; logs go to stderr")
     log_json: bool = Field(False, description="logs as one JSON document a line")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +13,9 @@ from harness import __version__
 from harness.cli import cluster, doctor, migrate, rehearse
 from harness.errors import EXIT_ENVIRONMENT, HarnessError, PreflightError
 from harness.logs import configure_logging, redact
+
+# What Typer leaves with after Ctrl-C.
+_TYPER_INTERRUPTED = 130
 
 app = typer.Typer(
     name="harness",
@@ -60,14 +62,12 @@ def print_error(error: HarnessError, console: Console | None = None) -> None:
 def main() -> None:
     """Run the command line. Exit codes: 0 good, 1 a check failed, 2 refused or bad input, 3 the environment."""
     try:
-        code = app(standalone_mode=False)
+        app()  # a usage error is printed and ends with 2, by Typer
     except HarnessError as error:
         print_error(error)
         sys.exit(error.exit_code)
-    except click.exceptions.Abort:
+    except SystemExit as leaving:
+        if leaving.code != _TYPER_INTERRUPTED:
+            raise
         print("interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(EXIT_ENVIRONMENT)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    sys.exit(code if isinstance(code, int) else 0)

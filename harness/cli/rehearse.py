@@ -1,0 +1,196 @@
+"""``harness rehearse``: an upgrade rehearsal, its progress on stderr, its report in a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import psycopg
+import typer
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from rich.console import Console
+
+from harness.cli.progress import show_progress
+from harness.errors import EXIT_CHECK_FAILED, BadInputError, HarnessError
+from harness.rehearsal.options import RehearsalOptions
+from harness.rehearsal.run import rehearse as run_rehearsal
+from harness.report.document import dump_document, to_document
+from harness.report.terminal import print_summary
+from harness.report.write import prepare_directory, write_report
+from harness.settings import load_settings
+
+# Taken from the options' own defaults, so that help, documentation and rehearsal agree.
+_DEFAULTS = RehearsalOptions()
+
+
+class CopyWay(StrEnum):
+    """How the installation is copied."""
+
+    LOGICAL = "logical"
+    PHYSICAL = "physical"
+
+
+class ImmediateWay(StrEnum):
+    """What becomes of IMMEDIATE stream tables."""
+
+    DIFFERENTIAL = "differential"
+    REFUSE = "refuse"
+
+
+class RehearsalInterruptedError(HarnessError):
+    """Somebody ended the rehearsal: Ctrl-C or SIGTERM."""
+
+
+def rehearse(
+    *,
+    dsn: Annotated[
+        str | None,
+        typer.Option(
+            help="Rehearse on a copy of this database (a URI or key=value); it is only read. Keep passwords out of it: "
+            "PGPASSWORD, a passfile or HARNESS_REHEARSE_DSN. Without it: a demonstration.",
+            show_default=False,
+        ),
+    ] = None,
+    sources: Annotated[int, typer.Option(help="Sources of the demonstration.")] = _DEFAULTS.sources,
+    rows: Annotated[int, typer.Option(help="Rows of the demonstration, in all.")] = _DEFAULTS.rows,
+    seed: Annotated[
+        int | None, typer.Option(help="Of everything drawn at random; the report says it.", show_default="random")
+    ] = None,
+    copy: Annotated[CopyWay, typer.Option(help="pg_dump and pg_restore, or a base backup.")] = CopyWay.LOGICAL,
+    immediate: Annotated[
+        ImmediateWay, typer.Option(help="IMMEDIATE stream tables: make them differential in the copy, or refuse.")
+    ] = ImmediateWay.DIFFERENTIAL,
+    crash: Annotated[bool, typer.Option("--crash", help="Kill the server once during each revision.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the temporary server's directory; says where.")] = False,
+    threads: Annotated[int, typer.Option(help="Live writers.")] = _DEFAULTS.threads,
+    jobs: Annotated[int, typer.Option(help="Parallel connections of dump and restore.")] = _DEFAULTS.jobs,
+    lock_timeout_ms: Annotated[
+        int, typer.Option(help="Longest wait for a lock on a source in one go, in milliseconds.")
+    ] = _DEFAULTS.lock_timeout_ms,
+    deadline_s: Annotated[
+        float, typer.Option(help="Give up on one revision after so many seconds.")
+    ] = _DEFAULTS.deadline_s,
+    report: Annotated[
+        Path, typer.Option(help="Directory for report.html, report.json and junit.xml.", metavar="DIR")
+    ] = Path("reports"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print report.json on stdout, and nothing else.")] = False,
+) -> None:
+    """Upgrade a copy of an installation under live writers, go back, and check that nothing was lost.
+
+    Exit codes: 0 passed, 1 a check failed, 2 refused or bad input, 3 the environment or interrupted.
+    """
+    options = RehearsalOptions(
+        dsn=_checked_dsn(dsn),
+        sources=sources,
+        rows=rows,
+        seed=seed,
+        copy=copy.value,
+        crash=crash,
+        keep=keep,
+        jobs=jobs,
+        threads=threads,
+        lock_timeout_ms=lock_timeout_ms,
+        deadline_s=deadline_s,
+        immediate=immediate.value,
+    ).checked()
+    directory = prepare_directory(report)
+    errors = Console(stderr=True, highlight=False)
+    with _clean_interruption(), show_progress(errors) as on_progress:
+        result = run_rehearsal(options, on_progress=on_progress)
+    command = command_to_repeat(options, result.seed, report)
+    paths = write_report(result, directory, command)
+    if as_json:
+        # Bytes: stdout's own encoding may be too small for the identifiers.
+        sys.stdout.buffer.write(dump_document(to_document(result, command)).encode())
+        sys.stdout.buffer.flush()
+    print_summary(result, paths, command, errors if as_json else Console(highlight=False))
+    if not result.passed:
+        raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def _checked_dsn(dsn: str | None) -> str | None:
+    """The DSN of the option or of ``HARNESS_REHEARSE_DSN``; refused, without its value, where it can't be parsed."""
+    secret = load_settings().rehearse_dsn
+    name = "--dsn" if dsn is not None else "HARNESS_REHEARSE_DSN"
+    dsn = dsn if dsn is not None else secret.get_secret_value() if secret is not None else None
+    if dsn is None:
+        return None
+    try:
+        parameters = conninfo_to_dict(dsn)
+    except psycopg.Error:  # not passed on: libpq's message may quote the password
+        parameters = None
+    if not parameters:
+        raise BadInputError(
+            f"{name} is not a connection string (not shown, it may hold a password)",
+            hint="use postgresql://user@host:5432/database or host=... dbname=..., see libpq's documentation",
+        )
+    return dsn
+
+
+def command_to_repeat(options: RehearsalOptions, seed: int, report: Path) -> str:
+    """The command line that repeats a rehearsal: the seed, and each option that differs from its default.
+
+    The password of a DSN is left out; who repeats it gives it in the environment.
+    """
+    words = ["harness", "rehearse", "--seed", str(seed)]
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if option.name == "seed" or value == option.default:
+            continue
+        if option.name == "dsn":
+            value = _without_secrets(value)
+        name = "--" + option.name.replace("_", "-")
+        words += [name] if value is True else [name, f"{value:g}" if isinstance(value, float) else str(value)]
+    if report != Path("reports"):
+        words += ["--report", str(report)]
+    return shlex.join(words)
+
+
+def _without_secrets(dsn: str) -> str:
+    kept = {key: value for key, value in conninfo_to_dict(dsn).items() if key not in {"password", "sslpassword"}}
+    return make_conninfo("", **kept)
+
+
+@dataclass
+class _Interruption:
+    """Which signal came first; later ones don't disturb the cleaning up."""
+
+    name: str | None = None
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if self.name is None:
+            self.name = signal.Signals(number).name
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _clean_interruption() -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into one error, raised once whoever is inside has cleaned up.
+
+    Raises:
+        RehearsalInterruptedError: a signal came.
+    """
+    interruption = _Interruption()
+    in_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+    previous = {number: signal.signal(number, interruption) for number in numbers}
+    try:
+        yield
+    except KeyboardInterrupt:
+        name = interruption.name or "SIGINT"
+        raise RehearsalInterruptedError(
+            f"interrupted by {'Ctrl-C' if name == 'SIGINT' else name}; no report was written",
+            hint="the source was only read, and the temporary server is gone unless --keep was given",
+        ) from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
