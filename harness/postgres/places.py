@@ -1,0 +1,114 @@
+"""Where servers, templates and locks live, and that nobody else can write there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from harness.errors import BadInputError, DiskFullError
+from harness.postgres.identity import can_enter, server_user
+from harness.settings import load_settings
+
+# Below /tmp on every system: TMPDIR is 49 characters long on macOS, and a socket's path may have 103 (107 on Linux).
+_SHORT_BASE = Path("/tmp")  # noqa: S108 - the directory made in it is checked to be ours alone
+# sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero byte included.
+SOCKET_PATH_LIMIT_BYTES = 103 if os.uname().sysname == "Darwin" else 107
+
+
+def own_directory(path: Path) -> Path:
+    """Make ``path`` a directory that only this user writes to; root's can be entered (not listed) by the server's user.
+
+    Raises:
+        BadInputError: something else is there: a link, a file, or a directory that others own or write to.
+    """
+    try:
+        path.mkdir(mode=0o711 if server_user().is_dropped_to else 0o700, parents=True, exist_ok=True)
+        info = path.lstat()
+    except OSError as error:
+        raise BadInputError(
+            f"{path} cannot be a directory for servers: {error.strerror}",
+            hint="set HARNESS_RUN_DIR to a directory that you can write to",
+        ) from None
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        raise BadInputError(
+            f"{path} is not a directory that belongs to you alone", hint="remove it, or set HARNESS_RUN_DIR to another"
+        )
+    return path
+
+
+def base_dir() -> Path:
+    """The private directory of this user below /tmp, the same for all runs; holds what runs share."""
+    return own_directory(_SHORT_BASE / f"pgtrickle-harness-{os.geteuid()}")
+
+
+def run_dir() -> Path:
+    """Where servers live: ``HARNESS_RUN_DIR``, else the private directory below /tmp.
+
+    Raises:
+        BadInputError: the directory that was set cannot be written to, or the server's user cannot enter it.
+    """
+    wanted = load_settings().run_dir
+    if wanted is None:
+        return base_dir()
+    user = server_user()
+    path = wanted.expanduser().absolute()
+    try:
+        path.mkdir(mode=0o711 if user.is_dropped_to else 0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(
+            f"HARNESS_RUN_DIR={str(wanted)!r} cannot be made: {error.strerror}",
+            hint="name a directory you can write to",
+        ) from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise BadInputError(f"HARNESS_RUN_DIR={str(wanted)!r} cannot be written to", hint="name one that can")
+    if user.is_dropped_to and not can_enter(path, user):
+        raise BadInputError(
+            f"HARNESS_RUN_DIR={str(wanted)!r} cannot be entered by {user.name!r}, as whom servers run",
+            hint="give search permission on it and all above it, name another, or set HARNESS_PG_USER",
+        )
+    return path
+
+
+def servers_dir() -> Path:
+    """Where each server has its directory."""
+    return own_directory(run_dir() / "servers")
+
+
+def sockets_dir() -> Path:
+    """Where sockets are whose server lives too deep for a socket's path."""
+    return own_directory(base_dir() / "sockets")
+
+
+def cache_dir() -> Path:
+    """Templates and copied binaries: ``HARNESS_CACHE_DIR``, else inside `run_dir`, where a reflink can reach.
+
+    Raises:
+        BadInputError: it cannot be made, or the server's user cannot enter it.
+    """
+    wanted = load_settings().cache_dir
+    if wanted is None:
+        return own_directory(run_dir() / "cache")
+    path = own_directory(wanted.expanduser().absolute())
+    user = server_user()
+    if user.is_dropped_to and not can_enter(path, user):
+        raise BadInputError(
+            f"HARNESS_CACHE_DIR={str(wanted)!r} cannot be entered by {user.name!r}, as whom servers run",
+            hint="give search permission on it and all above it, or name another",
+        )
+    return path
+
+
+def require_room(path: Path, needed_bytes: int) -> None:
+    """Make sure that there is room below ``path``.
+
+    Raises:
+        DiskFullError: less than ``needed_bytes`` are free.
+    """
+    free_bytes = shutil.disk_usage(path).free
+    if free_bytes < needed_bytes:
+        raise DiskFullError(
+            f"{path} has {free_bytes // 2**20} MiB free, {needed_bytes // 2**20} MiB are needed",
+            hint="make room, or set HARNESS_RUN_DIR to another disk",
+        )
