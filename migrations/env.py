@@ -45,6 +45,7 @@ def _prepare(connection: Connection) -> None:
             "schema pgtrickle holds an installation that this chain did not make; take it over with `harness migrate adopt`"
         )
     connection.execute(text("CREATE SCHEMA IF NOT EXISTS pgtrickle"))
+    connection.execute(text("SELECT set_config('search_path', 'pg_catalog, pg_temp', false)"))
     connection.execute(text("SELECT set_config('client_min_messages', 'notice', false)"))
     connection.execute(text("SELECT set_config('lock_timeout', :value, false)"), {"value": CATALOG_LOCK_TIMEOUT})
     connection.commit()
@@ -90,6 +91,7 @@ def run_offline() -> None:
     )
     output = context.get_context().impl.static_output
     output("\\set ON_ERROR_STOP on")
+    output("SET search_path = pg_catalog, pg_temp;")
     output("SET client_min_messages = notice;")
     output("CREATE SCHEMA IF NOT EXISTS pgtrickle;")
     context.run_migrations()
