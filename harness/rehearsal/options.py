@@ -35,8 +35,8 @@ class RehearsalOptions:
         threads: live writers.
         lock_timeout_ms: longest time the chain waits for a lock on a source in one go, in milliseconds.
         deadline_s: give up on one revision after this many seconds.
-        immediate: what becomes of IMMEDIATE stream tables, whose triggers call the extension's library: ``differential``
-            makes them so in the copy, ``refuse`` ends the rehearsal with their names.
+        immediate: what becomes of IMMEDIATE stream tables, whose triggers call the extension's library:
+            ``differential`` makes them so in the copy, ``refuse`` ends the rehearsal with their names.
     """
 
     dsn: str | None = None
@@ -73,7 +73,9 @@ class RehearsalOptions:
         if self.copy not in ("logical", "physical"):
             raise BadInputError(f"--copy {self.copy!r} is not a way to copy", hint="use logical or physical")
         if self.dsn is not None and not self.dsn.strip():
-            raise BadInputError("--dsn is empty", hint="give a connection string, or leave --dsn out for the demonstration")
+            raise BadInputError(
+                "--dsn is empty", hint="give a connection string, or leave --dsn out for the demonstration"
+            )
         return replace(self, seed=secrets.randbits(31)) if self.seed is None else self
 
 

@@ -161,7 +161,9 @@ def program_failure(name: str, log: Path, disk: Path, code: int) -> HarnessError
         return disk_full(disk, f"{name} stopped")
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     told = redact(" | ".join(lines[-3:])) or "it said nothing"
-    return ServerError(f"{name} ended with code {code}: {told}", hint="the source was only read; nothing was changed there")
+    return ServerError(
+        f"{name} ended with code {code}: {told}", hint="the source was only read; nothing was changed there"
+    )
 
 
 def is_disk_full(path: Path) -> bool:

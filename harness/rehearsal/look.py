@@ -1,0 +1,445 @@
+"""The first step: what stands in the way of a rehearsal, and of the upgrade itself, found by reading only."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from harness.errors import DiskFullError, Finding, MissingPrivilegeError, PreflightError
+from harness.postgres import Installation
+from harness.rehearsal.source import CATALOG_TABLES, CatalogState, Connection, SourceFacts
+from harness.rehearsal.tables import TableName
+
+# The copy, its WAL and the dump beside it: measured on the demonstration 1.0 + 0.4 + 0.6 times the database.
+_LOGICAL_ROOM = 2.2
+_PHYSICAL_ROOM = 1.3
+_SPARE_BYTES = 256 * 2**20
+# A transaction older than this makes the chain wait for its locks (goal of the issue: nobody else stalls meanwhile).
+_LONG_S = 10
+_MOST_NAMED = 5
+
+# The columns of 0.2's catalog (`baseline.md`), by table. Fewer is half a catalog, more is a newer one.
+BASELINE_COLUMNS = {
+    table: frozenset(columns.split())
+    for table, columns in {
+        "pgt_stream_tables": "pgt_id pgt_relid pgt_name pgt_schema defining_query original_query schedule refresh_mode "
+        "status is_populated data_timestamp frontier last_refresh_at consecutive_errors needs_reinit auto_threshold "
+        "last_full_ms functions_used topk_limit topk_order_by diamond_consistency diamond_schedule_policy created_at "
+        "updated_at",
+        "pgt_dependencies": "pgt_id source_relid source_type columns_used column_snapshot schema_fingerprint cdc_mode "
+        "slot_name decoder_confirmed_lsn transition_started_at",
+        "pgt_refresh_history": "refresh_id pgt_id data_timestamp start_time end_time action rows_inserted rows_deleted "
+        "delta_row_count merge_strategy_used was_full_fallback error_message status initiated_by freshness_deadline",
+        "pgt_change_tracking": "source_relid slot_name last_consumed_lsn tracked_by_pgt_ids",
+    }.items()
+}
+
+_COLUMNS = {
+    "pgt_stream_tables": frozenset(
+        "pgt_id pgt_relid pgt_name pgt_schema defining_query original_query schedule refresh_mode status is_populated "
+        "data_timestamp frontier last_refresh_at consecutive_errors needs_reinit auto_threshold last_full_ms "
+        "functions_used topk_limit topk_order_by diamond_consistency diamond_schedule_policy created_at "
+        "updated_at".split()
+    ),
+    "pgt_dependencies": frozenset(
+        "pgt_id source_relid source_type columns_used column_snapshot schema_fingerprint cdc_mode slot_name "
+        "decoder_confirmed_lsn transition_started_at".split()
+    ),
+    "pgt_refresh_history": frozenset(
+        "refresh_id pgt_id data_timestamp start_time end_time action rows_inserted rows_deleted delta_row_count "
+        "merge_strategy_used was_full_fallback error_message status initiated_by freshness_deadline".split()
+    ),
+    "pgt_change_tracking": frozenset("source_relid slot_name last_consumed_lsn tracked_by_pgt_ids".split()),
+}
+
+_COLUMNS = """
+SELECT c.relname::text, a.attname::text
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE n.nspname = 'pgtrickle' AND c.relkind IN ('r', 'p')
+"""
+_UNREADABLE = """
+SELECT n.nspname::text, c.relname::text,
+       CASE WHEN NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') THEN 'USAGE on its schema'
+            WHEN NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') THEN 'SELECT'
+            ELSE 'a way around its row security' END
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'S', 'm') AND c.oid >= 16384 AND n.nspname !~ '^pg_(toast|temp)'
+  AND (NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') OR NOT pg_catalog.has_table_privilege(c.oid, 'SELECT')
+       OR (c.relrowsecurity AND pg_catalog.row_security_active(c.oid)))
+ORDER BY 1, 2
+"""
+_LONG = """
+SELECT a.pid, a.usename::text, extract(epoch FROM clock_timestamp() - a.xact_start)::float8
+FROM pg_catalog.pg_stat_activity a
+WHERE a.datname = current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+  AND a.xact_start < clock_timestamp() - make_interval(secs => %s)
+ORDER BY a.xact_start
+"""
+_PREPARED = """
+SELECT p.gid, p.owner::text, extract(epoch FROM clock_timestamp() - p.prepared)::float8
+FROM pg_catalog.pg_prepared_xacts p WHERE p.database = current_database() ORDER BY p.prepared
+"""
+_SLOTS = """
+SELECT s.slot_name::text, s.active FROM pg_catalog.pg_replication_slots s
+WHERE s.database = current_database() ORDER BY 1
+"""
+_SOURCES = """
+SELECT d.source_relid::bigint, n.nspname::text, c.relname::text
+FROM (SELECT DISTINCT source_relid FROM pgtrickle.pgt_dependencies WHERE source_type IN ('TABLE', 'FOREIGN_TABLE')
+      UNION SELECT source_relid FROM pgtrickle.pgt_change_tracking) d
+LEFT JOIN pg_catalog.pg_class c ON c.oid = d.source_relid
+LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ORDER BY 2, 3
+"""
+# What of other extensions the database uses: an object of its own that depends on one of theirs.
+_NEEDED_EXTENSIONS = """
+SELECT DISTINCT e.extname::text
+FROM pg_catalog.pg_depend member
+JOIN pg_catalog.pg_extension e ON e.oid = member.refobjid
+JOIN pg_catalog.pg_depend use
+  ON use.refclassid = member.classid AND use.refobjid = member.objid AND use.deptype IN ('n', 'a')
+WHERE member.refclassid = 'pg_catalog.pg_extension'::regclass AND member.deptype = 'e'
+  AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend other
+                  WHERE other.classid = use.classid AND other.objid = use.objid AND other.deptype = 'e')
+"""
+
+
+@dataclass(frozen=True)
+class LookReport:
+    """What a look at the source found.
+
+    Attributes:
+        stops: what makes a rehearsal impossible or senseless.
+        warnings: what the person should know, and what the upgrade of the real one will meet.
+    """
+
+    stops: tuple[Finding, ...]
+    warnings: tuple[Finding, ...]
+
+    def raise_if_stopped(self, shown: str) -> None:
+        """Raise what stands in the way, if anything does.
+
+        Raises:
+            PreflightError: with all findings that stop; nothing was changed.
+        """
+        if self.stops:
+            raise PreflightError(
+                f"{shown} cannot be rehearsed: {len(self.stops)} thing(s) stand in the way",
+                self.stops,
+                hint="nothing was changed; see each finding",
+            )
+
+
+def look_at_catalog(connection: Connection, facts: SourceFacts, revisions: Sequence[str]) -> tuple[Finding, ...]:
+    """Is there a catalog that the chain knows, whole?
+
+    Args:
+        connection: to the source.
+        facts: what it is.
+        revisions: the chain's, in order.
+
+    Returns:
+        What stops: no catalog, half a catalog, a newer one, one already at the end of the chain.
+    """
+    if facts.catalog is CatalogState.ABSENT:
+        return (
+            Finding(
+                "no_catalog",
+                facts.dbname,
+                f"database {facts.dbname} has no pgtrickle catalog: there is nothing to upgrade",
+                "name the database that pg_trickle is installed in; `\\dn pgtrickle` shows it",
+            ),
+        )
+    if facts.catalog is CatalogState.EXTENSION and not (facts.extension_version or "").startswith("0.2."):
+        return (
+            Finding(
+                "other_version",
+                "pg_trickle",
+                f"the extension is at {facts.extension_version}; the chain starts from 0.2",
+                "only installations of pg_trickle 0.2 can be upgraded by this chain",
+            ),
+        )
+    if facts.revision is not None:
+        return _look_at_revision(facts.revision, revisions)
+    return _compare_columns(connection)
+
+
+def _look_at_revision(revision: str, revisions: Sequence[str]) -> tuple[Finding, ...]:
+    if revision not in revisions:
+        return (
+            Finding(
+                "unknown_revision",
+                revision,
+                f"the catalog is at revision {revision}; known are {', '.join(revisions)}",
+                "it was upgraded by a newer version of this project: use that version",
+            ),
+        )
+    if revision == revisions[-1]:
+        return (
+            Finding(
+                "at_head",
+                revision,
+                f"the catalog is at revision {revision}, the last one: nothing is left to rehearse",
+                "rehearse an installation that was not upgraded yet",
+            ),
+        )
+    return ()
+
+
+def _compare_columns(connection: Connection) -> tuple[Finding, ...]:
+    found: dict[str, set[str]] = {}
+    for table, column in connection.execute(_COLUMNS):
+        found.setdefault(table, set()).add(column)
+    findings = []
+    for table in CATALOG_TABLES:
+        columns = found.get(table, set())
+        missing, extra = sorted(BASELINE_COLUMNS[table] - columns), sorted(columns - BASELINE_COLUMNS[table])
+        subject = f"pgtrickle.{table}"
+        if not columns:
+            findings.append(
+                Finding(
+                    "half_catalog",
+                    subject,
+                    "the table is missing: half a catalog",
+                    "restore the catalog from a backup; a half one cannot be upgraded",
+                )
+            )
+        elif missing:
+            findings.append(
+                Finding(
+                    "half_catalog",
+                    subject,
+                    f"columns are missing: {', '.join(missing)}",
+                    "restore the catalog from a backup; a half one cannot be upgraded",
+                )
+            )
+        elif extra:
+            findings.append(
+                Finding(
+                    "newer_catalog",
+                    subject,
+                    f"columns that 0.2 does not have: {', '.join(extra)}",
+                    "an update of the extension got this far and stopped, or it is newer: restore 0.2's",
+                )
+            )
+    return tuple(findings)
+
+
+def look_at_rights(connection: Connection) -> tuple[Finding, ...]:
+    """Tables that this role cannot read in full: a copy would miss them, so each stops."""
+    rows = connection.execute(_UNREADABLE).fetchall()
+    findings = [
+        Finding(
+            "not_readable",
+            TableName(schema, name).label,
+            f"the role lacks {right}",
+            "GRANT pg_read_all_data (and BYPASSRLS) to the role, or use the owner's",
+        )
+        for schema, name, right in rows[:_MOST_NAMED]
+    ]
+    if len(rows) > _MOST_NAMED:
+        findings.append(Finding("not_readable", f"{len(rows) - _MOST_NAMED} more", "as above", ""))
+    return tuple(findings)
+
+
+def look_at_activity(connection: Connection) -> tuple[Finding, ...]:
+    """Old transactions, prepared ones and slots: they are not copied, and the real upgrade will wait for them."""
+    findings = [
+        Finding(
+            "long_transaction",
+            f"pid {pid} ({user})",
+            f"a transaction has been open for {seconds:.0f} s",
+            "the upgrade waits for what it locked; end it before the real one",
+        )
+        for pid, user, seconds in connection.execute(_LONG, [_LONG_S]).fetchall()[:_MOST_NAMED]
+    ]
+    findings += [
+        Finding(
+            "prepared_transaction",
+            gid,
+            f"prepared by {owner} {seconds:.0f} s ago, neither committed nor rolled back",
+            "it holds its locks until COMMIT PREPARED or ROLLBACK PREPARED; the copy does not have it",
+        )
+        for gid, owner, seconds in connection.execute(_PREPARED).fetchall()[:_MOST_NAMED]
+    ]
+    findings += [
+        Finding(
+            "replication_slot",
+            slot,
+            f"a logical slot of this database, {'in use' if active else 'idle'}",
+            "the copy does not have it; sources with cdc_mode WAL are captured by triggers from the upgrade on",
+        )
+        for slot, active in connection.execute(_SLOTS).fetchall()[:_MOST_NAMED]
+    ]
+    return tuple(findings)
+
+
+def look_at_sources(connection: Connection) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    """Sources that are gone, and sources that would get one name (D1).
+
+    Returns:
+        What stops, and what is only told.
+    """
+    stops, warnings = [], []
+    by_stable_name: dict[str, TableName] = {}
+    for relid, schema, name in connection.execute(_SOURCES):
+        if schema is None:
+            warnings.append(
+                Finding(
+                    "source_gone",
+                    f"OID {relid}",
+                    "the catalog tracks a table that no longer exists",
+                    "the upgrade lists it too; drop its stream tables, or its rows in the catalog",
+                )
+            )
+            continue
+        table = TableName(schema, name)
+        other = by_stable_name.setdefault(table.stable_name, table)
+        if other != table:
+            stops.append(
+                Finding(
+                    "stable_name_collision",
+                    table.label,
+                    f"{table.label} and {other.label} share the stable name {table.stable_name}",
+                    "rename one of the two, or its schema, before the upgrade",
+                )
+            )
+    return tuple(stops), tuple(warnings)
+
+
+def look_at_library(connection: Connection, facts: SourceFacts) -> tuple[Finding, ...]:
+    """Is the extension's library preloaded there? Then its scheduler works on the same catalog."""
+    try:
+        row = connection.execute("SELECT current_setting('shared_preload_libraries')").fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        row = None
+    libraries = str(row[0]) if row else ""
+    if facts.catalog is CatalogState.EXTENSION and "pg_trickle" in libraries:
+        return (
+            Finding(
+                "library_preloaded",
+                "shared_preload_libraries",
+                "pg_trickle's library is preloaded in the source",
+                "the rehearsal does not need it; `harness migrate adopt` refuses until it is gone from there",
+            ),
+        )
+    return ()
+
+
+def look_at_extensions(
+    connection: Connection, facts: SourceFacts, installation: Installation
+) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    """Extensions that the source has and this machine does not: a stop where something depends on them.
+
+    Returns:
+        What stops, and what is only told.
+    """
+    absent = sorted(set(facts.extensions) - set(installation.extensions) - {"plpgsql"})
+    needed = {name for (name,) in connection.execute(_NEEDED_EXTENSIONS)} if absent else set()
+    stops = tuple(
+        Finding(
+            "extension_missing_here",
+            name,
+            f"the database uses the extension {name}, which PostgreSQL {installation.version} in "
+            f"{installation.bindir} does not have",
+            "install it there, or set HARNESS_PG_BINDIR to a PostgreSQL that has it",
+        )
+        for name in absent
+        if name in needed
+    )
+    warnings = tuple(
+        Finding(
+            "extension_left_out",
+            name,
+            f"the extension {name} is not here; nothing depends on it, the copy goes without",
+            "",
+        )
+        for name in absent
+        if name not in needed
+    )
+    return stops, warnings
+
+
+def choose_for(installations: Iterable[Installation], facts: SourceFacts, *, same_major: bool) -> Installation | None:
+    """The PostgreSQL for the copy: supported, as new as the source or newer, with most of its extensions.
+
+    Args:
+        installations: in the order of the search.
+        facts: what the source is.
+        same_major: a base backup runs on its own major version only.
+
+    Returns:
+        The best one, the first of equals; None if none will do.
+    """
+    fitting = [
+        one
+        for one in installations
+        if one.is_supported and (one.major == facts.major if same_major else one.major >= facts.major)
+    ]
+    wanted = set(facts.extensions)
+    return max(fitting, key=lambda one: (len(wanted & set(one.extensions)), one.major == facts.major), default=None)
+
+
+def check_room(run_dir: Path, size_bytes: int, *, physical: bool) -> None:
+    """Is there room for the copy?
+
+    Args:
+        run_dir: where temporary servers live; it, or the nearest directory above that exists, is looked at.
+        size_bytes: of the database (of the whole cluster for a physical copy).
+        physical: a base backup needs no dump beside it.
+
+    Raises:
+        DiskFullError: there is not; says how much is needed and how much there is.
+    """
+    place = next(path for path in (run_dir, *run_dir.parents) if path.exists())
+    needed = int(size_bytes * (_PHYSICAL_ROOM if physical else _LOGICAL_ROOM)) + _SPARE_BYTES
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise DiskFullError(
+            f"a copy needs about {needed / 2**30:.1f} GiB and the disk of {place} has {free / 2**30:.1f} GiB free",
+            hint="free some, or set HARNESS_RUN_DIR to a directory on a larger disk",
+        )
+
+
+def look(
+    connection: Connection, facts: SourceFacts, installation: Installation, revisions: Sequence[str]
+) -> LookReport:
+    """Look at the source, in one read-only transaction.
+
+    Args:
+        connection: to the source.
+        facts: what it is.
+        installation: where the copy will live.
+        revisions: the chain's, in order.
+
+    Returns:
+        All findings. The rest is looked at only where there is a whole catalog.
+
+    Raises:
+        MissingPrivilegeError: not even the catalog can be read.
+    """
+    try:
+        stops = list(look_at_catalog(connection, facts, revisions))
+        if stops:
+            return LookReport(tuple(stops), ())
+        unreadable = look_at_rights(connection)
+        if unreadable:
+            return LookReport(unreadable, ())
+        collisions, warnings = look_at_sources(connection)
+        missing, left_out = look_at_extensions(connection, facts, installation)
+        return LookReport(
+            (*collisions, *missing),
+            (*warnings, *left_out, *look_at_activity(connection), *look_at_library(connection, facts)),
+        )
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MissingPrivilegeError(
+            f"the role {facts.role} may not look at database {facts.dbname}: {error.diag.message_primary}",
+            hint="GRANT pg_read_all_data to it, or use the owner of the pgtrickle schema",
+            sqlstate=error.sqlstate,
+        ) from None
