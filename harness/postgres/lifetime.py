@@ -104,12 +104,15 @@ def _signals_held() -> Iterator[None]:
 def install_signal_handlers(end: Callable[[int], BaseException] = lambda number: SystemExit(128 + number)) -> None:
     """Make SIGTERM and SIGHUP end this process by an exception, so that everything is cleaned up.
 
-    For programs, such as the command line and the tests: call it once in the main thread. A handler that is already
-    there is kept and called; an ignored signal stays ignored. Ctrl-C needs nothing: it is an exception already.
+    For programs, such as the command line and the tests: call it once, in the main thread (elsewhere Python has no
+    signals, and nothing is done). A handler that is already there is kept and called; an ignored signal stays ignored.
+    Ctrl-C needs nothing: it is an exception already.
 
     Args:
         end: from the signal's number, the exception to raise.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return
     for number in _END_SIGNALS:
         before = signal.getsignal(number)
         if before is signal.SIG_IGN:

@@ -1,0 +1,3 @@
+"""Fixture plugins; they live in scenarios/fixtures."""
+
+pytest_plugins = ["scenarios.fixtures.servers"]
