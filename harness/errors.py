@@ -16,6 +16,7 @@
      │    ├── BadInputError             a value that cannot be used; names it
      │    ├── UnsupportedVersionError   a PostgreSQL or Citus outside the supported range
      │    ├── ConnectionRefusedByInput  a DSN that does not lead to a database
+     │    ├── NotACoordinatorError      a database that is no Citus coordinator
      │    ├── MissingPrivilegeError     a right that is needed and not there
      │    └── PreflightError            findings, each with what to do; nothing was changed
      └── CheckFailedError         1  a check found a difference
@@ -125,6 +126,10 @@ class UnsupportedVersionError(RefusedError):
 
 class ConnectionRefusedByInput(RefusedError):  # noqa: N818 - named after its cause, the DSN
     """A DSN that does not lead to a database: wrong host, port, role, password or database."""
+
+
+class NotACoordinatorError(RefusedError):
+    """A database that can be reached and is not the coordinator of a Citus cluster."""
 
 
 class MissingPrivilegeError(RefusedError):

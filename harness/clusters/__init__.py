@@ -1,0 +1,23 @@
+"""A coordinator and its workers, wherever they run: local processes, or an existing cluster by its address."""
+
+from __future__ import annotations
+
+from harness.clusters.cluster import Cluster
+from harness.clusters.existing import existing_cluster
+from harness.clusters.local import LocalCluster, local_cluster
+from harness.clusters.topology import NodeRecord, Topology, prove_topology, read_topology
+from harness.clusters.versions import SUPPORTED_PAIRS, check_pair, choose_citus_installation
+
+__all__ = [
+    "SUPPORTED_PAIRS",
+    "Cluster",
+    "LocalCluster",
+    "NodeRecord",
+    "Topology",
+    "check_pair",
+    "choose_citus_installation",
+    "existing_cluster",
+    "local_cluster",
+    "prove_topology",
+    "read_topology",
+]

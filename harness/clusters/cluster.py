@@ -1,0 +1,142 @@
+"""One cluster, whoever provides it: a coordinator, its workers, and the same verbs on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import MappingProxyType, TracebackType
+from typing import Any, Self, TypeVar
+
+import psycopg
+
+from harness.errors import BadInputError
+from harness.postgres.node import Node, Query
+
+T = TypeVar("T")
+N = TypeVar("N")
+
+
+def in_parallel(function: Callable[[N], T], items: Sequence[N]) -> list[T]:
+    """Run ``function`` on all items at once, each in a thread, and wait for every one of them.
+
+    Args:
+        function: what to do with one item.
+        items: the items; their order is the order of the answers.
+
+    Raises:
+        Exception: the only failure, as it was.
+        ExceptionGroup: more than one failed; all of them.
+    """
+    if not items:
+        return []
+    with ThreadPoolExecutor(len(items), thread_name_prefix="cluster") as pool:
+        futures = [pool.submit(function, item) for item in items]
+    failures = [error for future in futures if (error := future.exception()) is not None]
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise BaseExceptionGroup(f"{len(failures)} of {len(items)} failed", failures)
+    return [future.result() for future in futures]
+
+
+class Cluster:
+    """A coordinator and its workers.
+
+    The cluster's own ``sql``, ``rows``, ``row``, ``value`` and ``transaction`` always run on the coordinator;
+    for another node, ask that node: ``cluster.workers[0].value(...)``.
+
+    Args:
+        name: how it is called in messages and logs.
+        coordinator: the node that clients talk to.
+        workers: the other nodes, in the order of their groups.
+        start_time: where the time of its start went, phase by phase, in seconds.
+    """
+
+    def __init__(
+        self, name: str, coordinator: Node, workers: Sequence[Node], *, start_time: Mapping[str, float] | None = None
+    ) -> None:
+        self.name = name
+        self._coordinator = coordinator
+        self._workers = tuple(workers)
+        self.start_time: Mapping[str, float] = MappingProxyType(dict(start_time or {}))
+
+    @property
+    def coordinator(self) -> Node:
+        """The node that clients talk to."""
+        return self._coordinator
+
+    @property
+    def workers(self) -> tuple[Node, ...]:
+        """The nodes that hold shards, in the order of their groups."""
+        return self._workers
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The coordinator, then the workers."""
+        return (self.coordinator, *self.workers)
+
+    def node(self, name: str) -> Node:
+        """The node of this name, such as ``coordinator`` or ``worker-1``.
+
+        Raises:
+            BadInputError: there is none; names those that there are.
+        """
+        for each in self.nodes:
+            if each.name == name:
+                return each
+        names = ", ".join(each.name for each in self.nodes)
+        raise BadInputError(f"{self.name} has no node {name!r}", hint=f"its nodes: {names}")
+
+    def on_each(self, function: Callable[[Node], T]) -> dict[str, T]:
+        """Run ``function`` on all nodes at once.
+
+        Returns:
+            The answers by node name, coordinator first.
+
+        Raises:
+            Exception: of the node that failed; an ExceptionGroup if several did.
+        """
+        return dict(zip((node.name for node in self.nodes), in_parallel(function, self.nodes), strict=True))
+
+    def sql(self, query: Query, params: Any = None, *, dbname: str | None = None) -> None:
+        """Run a statement on the coordinator."""
+        self.coordinator.sql(query, params, dbname=dbname)
+
+    def rows(self, query: Query, params: Any = None, *, dbname: str | None = None) -> list[tuple[Any, ...]]:
+        """All rows of a query on the coordinator."""
+        return self.coordinator.rows(query, params, dbname=dbname)
+
+    def row(self, query: Query, params: Any = None, *, dbname: str | None = None) -> tuple[Any, ...]:
+        """The only row of a query on the coordinator."""
+        return self.coordinator.row(query, params, dbname=dbname)
+
+    def value(self, query: Query, params: Any = None, *, dbname: str | None = None) -> Any:
+        """The only value of a query on the coordinator."""
+        return self.coordinator.value(query, params, dbname=dbname)
+
+    @contextmanager
+    def transaction(self, dbname: str | None = None) -> Iterator[psycopg.Connection[Any]]:
+        """A transaction on the coordinator, on a connection of its own; commits at the end, rolls back on an error."""
+        with self.coordinator.transaction(dbname) as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close the cached connections of every node; the nodes go on."""
+        for node in self.nodes:
+            node.close()
+
+    def destroy(self) -> None:
+        """Give up what belongs to this object. An existing cluster stays as it is: only connections are closed."""
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.destroy()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: 1+{len(self.workers)}>"
