@@ -34,7 +34,7 @@ from harness.postgres.node import CONNECT_TIMEOUT_S, Node
 from harness.postgres.passwords import make_password, password_file, read_password_file, scram_verifier, write_secret
 from harness.postgres.places import SOCKET_PATH_LIMIT_BYTES, sockets_dir
 from harness.postgres.ports import HOST, PortLease, is_free, lease_port
-from harness.postgres.template import SUPERUSER, copy_template, fetch_template, make_server_directory
+from harness.postgres.template import SUPERUSER, Template, copy_template, fetch_template, make_server_directory
 from harness.settings import load_settings
 from harness.waiting import wait_until
 
@@ -129,6 +129,7 @@ class Server(Node):
         keep: bool = False,
         port: int | None = None,
         password: str | None = None,
+        template: Template | None = None,
     ) -> Server:
         """Make a server from the cached ``initdb`` template: configured, not started.
 
@@ -141,6 +142,7 @@ class Server(Node):
             keep: leave the directory at the end, and say where it is.
             port: this one, else the next free one.
             password: the superuser's, for nodes that must know each other's; default: a random one of its own.
+            template: the data directory to copy, made with this installation; default: fresh from ``initdb``.
 
         Raises:
             BadInputError: a name, setting or port that cannot be used.
@@ -158,7 +160,7 @@ class Server(Node):
         user = server_user()
         installation = readable_by(installation, user)
         lifetime.sweep_once()
-        template = fetch_template(installation, user)
+        template = template or fetch_template(installation, user)
         lease = lease_port(port)
         try:
             owned = lifetime.OwnedDirectory.make(f"{name}-{secrets.token_hex(4)}", "kept" if keep else "temporary")
@@ -229,6 +231,7 @@ class Server(Node):
             if not self._was_ready and not is_free(self._port):
                 self._move_to_another_port()
             self._started_mark = self.log.mark()
+            self.log.path.touch(mode=0o600)  # statements with a user's data end up in it
             with self.log.path.open("ab") as output:
                 self._process = start_process(
                     [self.installation.program("postgres"), "-D", self.data_dir],
@@ -576,7 +579,7 @@ class Server(Node):
         if check and done.returncode != 0:
             said = redact(done.stderr.strip() or done.stdout.strip())
             raise ServerError(
-                f"{program} failed with exit code {done.returncode}: {said.splitlines()[-1] if said else 'no word'}",
+                f"{program} failed with exit code {done.returncode}: {_complaint(said)}",
                 hint="see the server's log as well",
                 node=self.name,
             )
@@ -661,6 +664,12 @@ class Server(Node):
 
     def __repr__(self) -> str:
         return f"<Server {self.name} on port {self.port} in {self.root}>"
+
+
+def _complaint(said: str) -> str:
+    """The line that says what went wrong: the first that calls itself an error, else the last."""
+    lines = said.splitlines() or ["no word"]
+    return next((line for line in lines if re.search(r"\b(error|fatal)\b", line, re.IGNORECASE)), lines[-1])
 
 
 def _place_socket_dir(root: Path) -> Path:
