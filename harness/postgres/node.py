@@ -34,8 +34,8 @@ def _is_usable(connection: psycopg.Connection[TupleRow]) -> bool:
     pgconn = connection.pgconn
     poll = select.poll()
     poll.register(pgconn.socket, select.POLLIN)
-    if poll.poll(0):
-        with contextlib.suppress(psycopg.Error):
+    with contextlib.suppress(psycopg.Error):
+        while pgconn.status == ConnStatus.OK and poll.poll(0):  # the last words first, then the end itself
             pgconn.consume_input()
     return pgconn.status == ConnStatus.OK
 
