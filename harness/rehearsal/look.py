@@ -38,24 +38,6 @@ BASELINE_COLUMNS = {
     }.items()
 }
 
-_COLUMNS = {
-    "pgt_stream_tables": frozenset(
-        "pgt_id pgt_relid pgt_name pgt_schema defining_query original_query schedule refresh_mode status is_populated "
-        "data_timestamp frontier last_refresh_at consecutive_errors needs_reinit auto_threshold last_full_ms "
-        "functions_used topk_limit topk_order_by diamond_consistency diamond_schedule_policy created_at "
-        "updated_at".split()
-    ),
-    "pgt_dependencies": frozenset(
-        "pgt_id source_relid source_type columns_used column_snapshot schema_fingerprint cdc_mode slot_name "
-        "decoder_confirmed_lsn transition_started_at".split()
-    ),
-    "pgt_refresh_history": frozenset(
-        "refresh_id pgt_id data_timestamp start_time end_time action rows_inserted rows_deleted delta_row_count "
-        "merge_strategy_used was_full_fallback error_message status initiated_by freshness_deadline".split()
-    ),
-    "pgt_change_tracking": frozenset("source_relid slot_name last_consumed_lsn tracked_by_pgt_ids".split()),
-}
-
 _COLUMNS = """
 SELECT c.relname::text, a.attname::text
 FROM pg_catalog.pg_class c

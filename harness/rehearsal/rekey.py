@@ -50,9 +50,8 @@ WHERE t.oid >= 16384 AND n.nspname !~ '^pg_(toast|temp)'
 """
 _COLUMNS = """
 SELECT a.attrelid::bigint, a.attname::text, a.attnum::int
-FROM pg_catalog.pg_attribute a
-WHERE a.attnum > 0 AND NOT a.attisdropped
-  AND a.attrelid IN (SELECT d.source_relid FROM pgtrickle.pgt_dependencies d)
+FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.oid >= 16384
 """
 _NAMED_RELATIONS = """
 SELECT c.relkind::text, c.relname::text FROM pg_catalog.pg_class c
@@ -79,7 +78,7 @@ class OidNames:
     Attributes:
         relations: OID to schema and name, of tables, views and their like.
         types: OID to schema and name.
-        columns: OID of a source and column name to the column's number.
+        columns: OID of a relation and column name to the column's number.
     """
 
     relations: Mapping[int, QualifiedName]

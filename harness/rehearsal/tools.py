@@ -116,6 +116,7 @@ def run_program(
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "LC_MESSAGES": "C", **env},
+            cwd=log.parent,  # in the server's own directory: what sweeps that finds this too
             start_new_session=True,  # Ctrl-C comes to us, and we stop it
             user=user,
             group=group,

@@ -1,8 +1,8 @@
 """Where a server is in its WAL and its transaction ids, and a new server put past it.
 
-A buffer row keeps the WAL position (from 0004 on the transaction id too) at which it was captured, a frontier the one at
-which a refresh stopped; pending is what lies above. Both are copied as they are, so what the copy captures itself must
-lie above all of them: a new server would start far below, and its rows would look consumed.
+A buffer row keeps the WAL position (from 0004 on the transaction id too) at which it was captured, a frontier the one
+at which a refresh stopped; pending is what lies above. Both are copied as they are, so what the copy captures itself
+must lie above all of them: a new server would start far below, and its rows would look consumed.
 """
 
 from __future__ import annotations
