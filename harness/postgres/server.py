@@ -1,6 +1,6 @@
 """One PostgreSQL server of our own: made, started, asked, broken on purpose, and removed without a trace.
 
-Longer than most files here, since the verbs of one object belong together; what they need lies in the modules beside.
+Longer than most files here, since the verbs of one object belong together; what they do lies in the modules beside.
 """
 
 from __future__ import annotations
@@ -9,53 +9,37 @@ import contextlib
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
 
-import psutil
 import psycopg
 from filelock import Timeout
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from harness.errors import BadInputError, ServerError, ServerStartError, WaitTimeoutError
+from harness.errors import BadInputError, ServerStartError, WaitTimeoutError
 from harness.logs import get_logger, redact
-from harness.postgres import configuration, lifetime, processes
+from harness.postgres import configuration, lifetime
+from harness.postgres.alter_system import change_setting
 from harness.postgres.binaries import readable_by
 from harness.postgres.deadlines import DeadlineConnection
-from harness.postgres.identity import SystemUser, child_environment, run_process, server_user, start_process
+from harness.postgres.identity import SystemUser, server_user
 from harness.postgres.installations import Installation, choose_installation, installation_in
 from harness.postgres.log import LogMark, ServerLog
 from harness.postgres.node import CONNECT_TIMEOUT_S, Node
 from harness.postgres.passwords import make_password, password_file, read_password_file, scram_verifier, write_secret
 from harness.postgres.places import SOCKET_PATH_LIMIT_BYTES, sockets_dir
 from harness.postgres.ports import HOST, PortLease, is_free, lease_port
+from harness.postgres.postmaster import STOP_DEADLINE_S, Postmaster, StopMode
+from harness.postgres.programs import run_program
 from harness.postgres.template import SUPERUSER, Template, copy_template, fetch_template, make_server_directory
 from harness.settings import load_settings
 from harness.waiting import wait_until
 
-StopMode = Literal["smart", "fast", "immediate"]
-_STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-# A fast stop writes a checkpoint: seconds for a large shared_buffers on a slow disk.
-STOP_DEADLINE_S = 60.0
-# An immediate stop writes nothing; what takes longer is killed.
-_IMMEDIATE_DEADLINE_S = 5.0
 # pg_dump of a large database is the longest program that is run.
 RUN_TIMEOUT_S = 600.0
-# As the settings that hold lists are written: each element is quoted by itself.
-_LIST_SETTINGS = frozenset(
-    (
-        "local_preload_libraries",
-        "search_path",
-        "session_preload_libraries",
-        "shared_preload_libraries",
-        "temp_tablespaces",
-    )
-)
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _log = get_logger("postgres")
 
@@ -109,11 +93,10 @@ class Server(Node):
         self._settings = dict(settings)
         self._lease: PortLease | None = None
         self._port = port
-        self._process: subprocess.Popen[bytes] | None = None
+        self._postmaster = Postmaster(name, self.root, user)
         self._started_mark = LogMark(0)
         self._was_ready = False
         self._has_own_password = False
-        self._is_frozen = False
         self._is_destroyed = False
         self._template_password = ""
 
@@ -227,19 +210,10 @@ class Server(Node):
         if self.is_running:
             return
         try:
-            self._wait_for_orphans()
             if not self._was_ready and not is_free(self._port):
                 self._move_to_another_port()
             self._started_mark = self.log.mark()
-            self.log.path.touch(mode=0o600)  # statements with a user's data end up in it
-            with self.log.path.open("ab") as output:
-                self._process = start_process(
-                    [self.installation.program("postgres"), "-D", self.data_dir],
-                    self._user,
-                    cwd=self.root,
-                    output=output,
-                    environment=child_environment(self.root),
-                )
+            self._postmaster.launch(self.installation.program("postgres"), self.log.path)
             if wait:
                 self.wait_ready()
         except BaseException:
@@ -248,18 +222,9 @@ class Server(Node):
 
     def _abandon_failed_start(self) -> None:
         lifetime.kill_server_in(self.root)
-        self._reap()
+        self._postmaster.reap()
         if not self._was_ready:
             self.destroy()
-
-    def _wait_for_orphans(self) -> None:
-        # After a postmaster was killed alone, its children may still hold the shared memory: PostgreSQL would refuse.
-        # They notice within milliseconds; a busy one is killed, as its postmaster was.
-        if not (self.data_dir / "postmaster.pid").exists():
-            return
-        with contextlib.suppress(WaitTimeoutError):
-            wait_until("orphans", lambda: not processes.processes_below(self.data_dir), deadline_s=1.0, poll_s=0.005)
-        processes.kill_below(self.data_dir)
 
     def _move_to_another_port(self) -> None:
         if self._lease is not None:
@@ -291,18 +256,19 @@ class Server(Node):
 
     def _says_ready(self) -> bool:
         if not self.is_running:
-            code = self._process.poll() if self._process is not None else None
-            raise self._start_error(f"ended while it started (exit code {code})", "its log says why")
-        said = processes.read_postmaster_file(self.data_dir)
-        return said is not None and said.pid == self.pid and said.status in ("ready", "standby")
+            code = self._postmaster.exit_code
+            raise self._start_error(f"ended while it started (exit code {code})", "it wrote nothing about it")
+        return self._postmaster.says_ready
 
     def _start_error(self, what: str, why: str) -> ServerStartError:
+        tail = self.log.tail(self._started_mark)
+        complaints = [line for line in tail.splitlines() if re.search(r"\b(FATAL|PANIC|ERROR):", line)]
         kept = f"; its directory is kept: {self.root}" if self.keep else ""
         return ServerStartError(
             f"{self.name} on port {self.port} {what}",
-            hint=redact(why.strip().splitlines()[0]) + kept,
+            hint=redact((complaints[0] if complaints else why).strip()) + kept,
             node=self.name,
-            log_tail=self.log.tail(self._started_mark),
+            log_tail=tail,
         )
 
     def _greet(self, deadline_s: float) -> None:
@@ -339,16 +305,7 @@ class Server(Node):
             WaitTimeoutError: it still runs.
         """
         self.close()
-        postmaster = self._postmaster()
-        if postmaster is None:
-            self._reap()
-            return
-        if self._is_frozen:
-            self.thaw()
-        members = processes.family(postmaster)
-        processes.send([postmaster], _STOP_SIGNALS[mode])
-        processes.wait_gone(f"{self.name} after a {mode} stop", members, deadline_s)
-        self._reap()
+        self._postmaster.stop(mode, deadline_s)
 
     def restart(self) -> None:
         """Stop it fast and start it again, on the same port."""
@@ -358,21 +315,15 @@ class Server(Node):
     def kill(self) -> None:
         """SIGKILL to the postmaster and all its children, as in a crash; `start` then recovers."""
         self.close()
-        postmaster = self._postmaster()
-        if postmaster is not None:
-            processes.kill_family(postmaster)
-        self._is_frozen = False
-        self._reap()
+        self._postmaster.kill()
 
     def freeze(self) -> None:
         """SIGSTOP to all its processes: connections stay open and nothing answers."""
-        processes.freeze_family(self._running_postmaster())
-        self._is_frozen = True
+        self._postmaster.freeze()
 
     def thaw(self) -> None:
         """SIGCONT to all its processes."""
-        processes.send(list(reversed(processes.family(self._running_postmaster()))), signal.SIGCONT)
-        self._is_frozen = False
+        self._postmaster.thaw()
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -384,36 +335,16 @@ class Server(Node):
             if self.is_running:
                 self.thaw()
 
-    def _reap(self) -> None:
-        if self._process is not None:
-            self._process.wait(timeout=STOP_DEADLINE_S)
-            self._process = None
-
-    def _postmaster(self) -> psutil.Process | None:
-        if self._process is not None:
-            if self._process.poll() is not None:
-                return None
-            with contextlib.suppress(psutil.NoSuchProcess):
-                return psutil.Process(self._process.pid)
-            return None
-        return processes.find_postmaster(self.data_dir)
-
-    def _running_postmaster(self) -> psutil.Process:
-        postmaster = self._postmaster()
-        if postmaster is None:
-            raise ServerError(f"{self.name} is not running", hint="start it first", node=self.name)
-        return postmaster
-
     @property
     def pid(self) -> int | None:
         """The postmaster's process; None while it is not running."""
-        postmaster = self._postmaster()
-        return None if postmaster is None else postmaster.pid
+        found = self._postmaster.find()
+        return None if found is None else found.pid
 
     @property
     def is_running(self) -> bool:
         """Whether its postmaster lives (frozen or not)."""
-        return self._postmaster() is not None
+        return self._postmaster.find() is not None
 
     @property
     def port(self) -> int:
@@ -473,30 +404,7 @@ class Server(Node):
         Raises:
             BadInputError: there is no such setting, or it does not take this value.
         """
-        configuration.check_settings({setting: value})
-        parts = [part.strip() for part in value.split(",")] if setting.lower() in _LIST_SETTINGS else [value]
-        name = sql.SQL(".").join(sql.Identifier(part) for part in setting.split("."))
-        values = sql.SQL(", ").join(sql.Literal(part) for part in parts)
-        before = self.value("SELECT pg_catalog.pg_conf_load_time()")
-        try:
-            self.sql(sql.SQL("ALTER SYSTEM SET {} = {}").format(name, values))
-        except (psycopg.DataError, psycopg.ProgrammingError, psycopg.OperationalError) as error:
-            raise BadInputError(
-                f"{setting} = {value!r} was refused: {error.diag.message_primary}",
-                hint=error.diag.message_hint or "see pg_settings",
-                node=self.name,
-                sqlstate=error.sqlstate,
-            ) from None
-        self.sql("SELECT pg_catalog.pg_reload_conf()")
-        # The postmaster reads the file first and passes the signal on: when our session has read it, new ones have.
-        wait_until(
-            f"{setting} to be loaded",
-            lambda: self.value("SELECT pg_catalog.pg_conf_load_time()") > before,
-            deadline_s=10.0,
-            poll_s=0.001,
-        )
-        found = self.rows("SELECT pending_restart FROM pg_catalog.pg_settings WHERE name = lower(%s)", [setting])
-        needs_restart = bool(found and found[0][0])
+        needs_restart = change_setting(self, setting, value)
         if needs_restart:
             _log.info("setting needs a restart", server=self.name, setting=setting)
         return needs_restart
@@ -553,9 +461,13 @@ class Server(Node):
             ServerError: it failed; the message has the last line it wrote.
             WaitTimeoutError: it took too long, and was killed.
         """
-        environment = child_environment(
-            self.scratch_dir,
-            {
+        return run_program(
+            self.installation.program(program),
+            *arguments,
+            node=self.name,
+            user=self._user,
+            cwd=self.scratch_dir,
+            variables={
                 "PGHOST": self.host,
                 "PGPORT": str(self.port),
                 "PGUSER": user or SUPERUSER,
@@ -563,27 +475,10 @@ class Server(Node):
                 "PGPASSFILE": str(self.root / "pgpass"),
                 "PGCONNECT_TIMEOUT": str(CONNECT_TIMEOUT_S),
             },
+            text_input=input,
+            check=check,
+            timeout_s=timeout_s,
         )
-        command = [self.installation.program(program), *arguments]
-        try:
-            done = run_process(
-                command,
-                self._user,
-                cwd=self.scratch_dir,
-                environment=environment,
-                text_input=input,
-                timeout_s=timeout_s,
-            )
-        except subprocess.TimeoutExpired:
-            raise WaitTimeoutError(f"{program} on {self.name}", elapsed_s=timeout_s) from None
-        if check and done.returncode != 0:
-            said = redact(done.stderr.strip() or done.stdout.strip())
-            raise ServerError(
-                f"{program} failed with exit code {done.returncode}: {_complaint(said)}",
-                hint="see the server's log as well",
-                node=self.name,
-            )
-        return done
 
     # ------------------------------------------------------------------ ending
 
@@ -596,9 +491,7 @@ class Server(Node):
         self._owned.release()
         if self._lease is not None:
             self._lease.release()
-        if self._process is not None:
-            self._process.returncode = 0  # it is init's child from now on: no complaint that nobody waits for it
-            self._process = None
+        self._postmaster.let_go()
 
     @classmethod
     def attach(cls, root: Path) -> Server:
@@ -639,7 +532,7 @@ class Server(Node):
         self._is_destroyed = True
         self.close()
         try:
-            self._end_processes()
+            self._postmaster.end(orderly=self.keep)
             if self.keep:
                 _log.warning("kept", server=self.name, directory=str(self.root))
                 self._owned.release()
@@ -652,24 +545,8 @@ class Server(Node):
                 self._lease.release()
             lifetime.unregister(self)
 
-    def _end_processes(self) -> None:
-        if self.is_running and not self._is_frozen:
-            with contextlib.suppress(WaitTimeoutError):
-                if self.keep:
-                    self.stop("fast")
-                else:
-                    self.stop("immediate", deadline_s=_IMMEDIATE_DEADLINE_S)
-        lifetime.kill_server_in(self.root)
-        self._reap()
-
     def __repr__(self) -> str:
         return f"<Server {self.name} on port {self.port} in {self.root}>"
-
-
-def _complaint(said: str) -> str:
-    """The line that says what went wrong: the first that calls itself an error, else the last."""
-    lines = said.splitlines() or ["no word"]
-    return next((line for line in lines if re.search(r"\b(error|fatal)\b", line, re.IGNORECASE)), lines[-1])
 
 
 def _place_socket_dir(root: Path) -> Path:
