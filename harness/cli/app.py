@@ -13,6 +13,7 @@ from harness import __version__
 from harness.cli import cluster, doctor, migrate, rehearse
 from harness.errors import EXIT_ENVIRONMENT, HarnessError, PreflightError
 from harness.logs import configure_logging, redact
+from harness.postgres.lifetime import install_signal_handlers
 
 # What Typer leaves with after Ctrl-C.
 _TYPER_INTERRUPTED = 130
@@ -52,7 +53,8 @@ def print_error(error: HarnessError, console: Console | None = None) -> None:
     out.print(f"[bold red]error[/]{escape(node)}: {escape(redact(error.message))}")
     if isinstance(error, PreflightError):
         for finding in error.findings:
-            out.print(f"  [yellow]{escape(finding.code)}[/] {escape(finding.subject)}: {escape(redact(finding.message))}")
+            subject = f"[yellow]{escape(finding.code)}[/] {escape(finding.subject)}"
+            out.print(f"  {subject}: {escape(redact(finding.message))}")
             if finding.hint:
                 out.print(f"    {escape(redact(finding.hint))}")
     if error.hint:
@@ -61,6 +63,8 @@ def print_error(error: HarnessError, console: Console | None = None) -> None:
 
 def main() -> None:
     """Run the command line. Exit codes: 0 good, 1 a check failed, 2 refused or bad input, 3 the environment."""
+    # Commands with more to say about it, such as rehearse, have handlers of their own meanwhile.
+    install_signal_handlers(lambda _number: SystemExit(EXIT_ENVIRONMENT))
     try:
         app()  # a usage error is printed and ends with 2, by Typer
     except HarnessError as error:

@@ -47,7 +47,7 @@ class ImmediateWay(StrEnum):
 
 
 class RehearsalInterruptedError(HarnessError):
-    """Somebody ended the rehearsal: Ctrl-C or SIGTERM."""
+    """Somebody ended the rehearsal: Ctrl-C, SIGTERM or SIGHUP."""
 
 
 def rehearse(
@@ -172,17 +172,21 @@ class _Interruption:
             raise KeyboardInterrupt
 
 
+def _is_ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) is signal.SIG_IGN  # nohup, for example
+
+
 @contextlib.contextmanager
 def _clean_interruption() -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into one error, raised once whoever is inside has cleaned up.
+    """Turn Ctrl-C, SIGTERM and SIGHUP into one error, raised once whoever is inside has cleaned up.
 
     Raises:
         RehearsalInterruptedError: a signal came.
     """
     interruption = _Interruption()
     in_main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
-    previous = {number: signal.signal(number, interruption) for number in numbers}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if in_main else ()
+    previous = {number: signal.signal(number, interruption) for number in numbers if not _is_ignored(number)}
     try:
         yield
     except KeyboardInterrupt:
