@@ -53,7 +53,8 @@ def read_postmaster_file(data_dir: Path) -> PostmasterFile | None:
     return PostmasterFile(pid, directory, status, int(memory[1]) if len(memory) == 2 else None)
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs; one that has ended and was not reaped does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -74,7 +75,7 @@ def find_postmaster(data_dir: Path) -> psutil.Process | None:
         is_ours = Path(process.cwd()) == data_dir.resolve() and str(data_dir) in process.cmdline()
     except (psutil.Error, OSError):
         return None
-    return process if is_ours and _is_alive(process) else None
+    return process if is_ours and is_alive(process) else None
 
 
 def processes_below(directory: Path) -> list[psutil.Process]:
@@ -84,7 +85,7 @@ def processes_below(directory: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             cwd = Path(process.cwd())
-            if (cwd == resolved or resolved in cwd.parents) and _is_alive(process) and process.pid != os.getpid():
+            if (cwd == resolved or resolved in cwd.parents) and is_alive(process) and process.pid != os.getpid():
                 found.append(process)
     return found
 
@@ -92,7 +93,7 @@ def processes_below(directory: Path) -> list[psutil.Process]:
 def family(postmaster: psutil.Process) -> list[psutil.Process]:
     """The postmaster and all its living children."""
     try:
-        return [postmaster, *(child for child in postmaster.children(recursive=True) if _is_alive(child))]
+        return [postmaster, *(child for child in postmaster.children(recursive=True) if is_alive(child))]
     except psutil.NoSuchProcess:
         return []
 
@@ -112,7 +113,7 @@ def wait_gone(label: str, processes: list[psutil.Process], deadline_s: float = _
     """
     wait_until(
         f"the end of {label}",
-        lambda: not any(_is_alive(process) for process in processes),
+        lambda: not any(is_alive(process) for process in processes),
         deadline_s=deadline_s,
         poll_s=0.001,
     )
@@ -125,7 +126,7 @@ def freeze_family(postmaster: psutil.Process) -> None:
     send(members, signal.SIGSTOP)
 
     def stand_still() -> bool:
-        return all(not _is_alive(one) or one.status() == psutil.STATUS_STOPPED for one in members)
+        return all(not is_alive(one) or one.status() == psutil.STATUS_STOPPED for one in members)
 
     wait_until("the server to stand still", stand_still, deadline_s=_GONE_DEADLINE_S, poll_s=0.001)
 

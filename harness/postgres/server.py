@@ -19,7 +19,7 @@ from filelock import Timeout
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from harness.errors import BadInputError, ServerStartError, WaitTimeoutError
+from harness.errors import BadInputError, PortTakenError, ServerStartError, WaitTimeoutError
 from harness.logs import get_logger, redact
 from harness.postgres import configuration, lifetime
 from harness.postgres.alter_system import change_setting
@@ -93,6 +93,7 @@ class Server(Node):
         self._settings = dict(settings)
         self._lease: PortLease | None = None
         self._port = port
+        self._is_port_asked = False
         self._postmaster = Postmaster(name, self.root, user)
         self._started_mark = LogMark(0)
         self._was_ready = False
@@ -162,6 +163,7 @@ class Server(Node):
             port=lease.port,
         )
         server._lease = lease
+        server._is_port_asked = port is not None
         lifetime.register(server)
         try:
             make_server_directory(server.data_dir, user)
@@ -227,6 +229,11 @@ class Server(Node):
             self.destroy()
 
     def _move_to_another_port(self) -> None:
+        # Another user's run, or a program that knows nothing of our locks, was faster between `create` and now.
+        if self._is_port_asked:
+            raise PortTakenError(
+                f"port {self._port} on {self.host} is taken", hint="choose another, or leave the choice to us"
+            )
         if self._lease is not None:
             self._lease.release()
         self._lease = lease_port()
