@@ -73,10 +73,13 @@ BEGIN
         WHERE t.frontier -> 'sources' ? stable
     LOOP
         old_lsn := coalesce((item.frontier -> 'sources' -> stable ->> 'lsn')::pg_lsn, '0/0');
-        EXECUTE format('SELECT min(b.lsn) FILTER (WHERE pgtrickle.is_pending($1, b.lsn, b.xid)),
-                               max(b.lsn) FILTER (WHERE NOT pgtrickle.is_pending($1, b.lsn, b.xid)),
-                               coalesce(bool_or((b.lsn > $2) <> pgtrickle.is_pending($1, b.lsn, b.xid)), false) FROM %s b', buffer)
-            INTO lowest_pending, highest_consumed, unclear USING item.frontier -> 'sources' -> stable, old_lsn;
+        -- The rule of pgtrickle.is_pending, written out: one scan, and writers wait for it.
+        EXECUTE format('SELECT min(lsn) FILTER (WHERE pending), max(lsn) FILTER (WHERE NOT pending),
+                               coalesce(bool_or((lsn > $2) <> pending), false)
+                        FROM (SELECT b.lsn, CASE WHEN $1 IS NULL THEN b.xid IS NOT NULL OR b.lsn > $2
+                                                 ELSE b.xid IS NOT NULL AND b.xid >= $1 END AS pending FROM %s b) t', buffer)
+            INTO lowest_pending, highest_consumed, unclear
+            USING (item.frontier -> 'sources' -> stable -> 'horizons' ->> '0')::xid8, old_lsn;
         new_lsn := old_lsn;
         IF unclear THEN
             IF lowest_pending IS NULL THEN

@@ -1,6 +1,7 @@
 -- One short transaction a source: the loop behind revisions 0002, 0004 and 0006, both ways. Removed again when a revision ends.
 --
 -- pgtrickle._todo_<step>() lists the sources (OIDs) that are not there yet, so a killed run goes on where it stopped.
+-- pgtrickle._before_<step>(oid), if there is one, does what needs no lock.
 -- pgtrickle._do_<step>(oid) moves one, under the locks that _lock_source has taken, and answers what it did.
 -- Nobody is made to wait for longer than the lock timeout: where a transaction has been open on a source for longer than
 -- patience, the loop does not even queue, does the other sources meanwhile, and says for whom it waits.
@@ -111,6 +112,11 @@ BEGIN
             moved := false;
             holder := pgtrickle._holder_of(pgtrickle._lock_tree(pending[slot]), patience);
             IF holder IS NULL THEN
+                -- Work that needs no lock comes first, in a transaction of its own.
+                IF to_regproc('pgtrickle._before_' || step) IS NOT NULL THEN
+                    EXECUTE format('SELECT pgtrickle.%I($1)', '_before_' || step) USING pending[slot];
+                    COMMIT;
+                END IF;
                 -- A superuser's deadlock_timeout below the lock timeout makes autovacuum step aside at once.
                 IF current_setting('is_superuser') = 'on' THEN
                     PERFORM set_config('deadlock_timeout', greatest(1, timeout_ms / 2) || 'ms', true);

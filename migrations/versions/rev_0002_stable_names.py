@@ -25,15 +25,15 @@ def _install_findings() -> None:
 
 def upgrade() -> None:
     """Add the columns, move each source in a transaction of its own, then hold the columns to it."""
-    run_file("0002_up", "0002_steps", "each_source")
+    run_file("0002_up", "rename_capture", "0002_steps", "each_source")
     _install_findings()
     run_file("0002_begin")
     run_steps("stable_up")
-    run_file("0002_end", "each_source_end", "0002_steps_end")
+    run_file("0002_end", "each_source_end", "0002_steps_end", "rename_capture_end")
 
 
 def downgrade() -> None:
     """Move each source back, then remove the columns."""
-    run_file("0002_steps", "each_source")
+    run_file("rename_capture", "0002_steps", "each_source")
     run_steps("stable_down")
-    run_file("0002_down", "each_source_end", "0002_steps_end", "0002_names_end")
+    run_file("0002_down", "each_source_end", "0002_steps_end", "rename_capture_end", "0002_names_end")

@@ -1,0 +1,90 @@
+-- DDL on a source: capture follows in the same transaction, so a later write finds a function that fits (F24 to F26).
+-- SECURITY DEFINER: whoever may alter a table need not own its buffer.
+
+CREATE OR REPLACE FUNCTION pgtrickle._give_up_capture(relid oid, reason text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $function$
+-- A user's own DDL never fails because of capture. Where capture cannot follow, it ends, and the readers say that they are wrong.
+#variable_conflict use_variable
+DECLARE
+    item record;
+BEGIN
+    FOR item IN
+        SELECT t.tgname, t.tgrelid::regclass AS relation FROM pg_trigger t
+        WHERE t.tgfoid IN (SELECT p.oid FROM pg_proc p JOIN pgtrickle.pgt_change_tracking k ON p.proname = 'pg_trickle_cdc_fn_' || k.source_stable_name
+                           WHERE p.pronamespace = 'pgtrickle_changes'::regnamespace AND k.source_relid = relid)
+          AND t.tgparentid = 0
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', item.tgname, item.relation);
+    END LOOP;
+    UPDATE pgtrickle.pgt_stream_tables t SET status = 'ERROR', needs_reinit = true, updated_at = now()
+    WHERE t.pgt_id IN (SELECT d.pgt_id FROM pgtrickle.pgt_dependencies d WHERE d.source_relid = relid);
+    RAISE WARNING 'pgtrickle no longer captures %: %', relid::regclass, reason
+        USING HINT = 'its stream tables are in status ERROR until they are rebuilt';
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION pgtrickle._on_ddl_end() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    source oid;
+BEGIN
+    -- The sources that the command is about: the table itself, the parents of a partition, all tables of a renamed schema.
+    FOR source IN
+        SELECT k.source_relid FROM pgtrickle.pgt_change_tracking k
+        WHERE EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c
+                      WHERE (c.classid = 'pg_class'::regclass
+                             AND (c.objid = k.source_relid OR k.source_relid IN (SELECT a.relid FROM pg_partition_ancestors(c.objid) a)))
+                         OR (c.classid = 'pg_namespace'::regclass
+                             AND c.objid = (SELECT s.relnamespace FROM pg_class s WHERE s.oid = k.source_relid)))
+          AND EXISTS (SELECT FROM pg_class s WHERE s.oid = k.source_relid)
+    LOOP
+        BEGIN
+            PERFORM pgtrickle.resync_capture(source);
+        EXCEPTION WHEN OTHERS THEN
+            PERFORM pgtrickle._give_up_capture(source, SQLERRM);
+        END;
+    END LOOP;
+    -- A stream table's own name.
+    UPDATE pgtrickle.pgt_stream_tables t SET pgt_name = c.relname, pgt_schema = n.nspname, updated_at = now()
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = t.pgt_relid AND (t.pgt_name, t.pgt_schema) <> (c.relname::text, n.nspname::text);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION pgtrickle._on_sql_drop() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    gone record;
+BEGIN
+    -- A stream table whose storage is dropped is no stream table any more.
+    DELETE FROM pgtrickle.pgt_stream_tables t
+    USING pg_event_trigger_dropped_objects() o WHERE o.classid = 'pg_class'::regclass AND o.objsubid = 0 AND o.objid = t.pgt_relid;
+    FOR gone IN
+        SELECT k.source_relid, k.source_stable_name FROM pgtrickle.pgt_change_tracking k
+        JOIN pg_event_trigger_dropped_objects() o ON o.classid = 'pg_class'::regclass AND o.objsubid = 0 AND o.objid = k.source_relid
+    LOOP
+        UPDATE pgtrickle.pgt_stream_tables t SET status = 'ERROR', needs_reinit = true, updated_at = now()
+        WHERE t.pgt_id IN (SELECT d.pgt_id FROM pgtrickle.pgt_dependencies d WHERE d.source_relid = gone.source_relid);
+        DELETE FROM pgtrickle.pgt_change_tracking k WHERE k.source_relid = gone.source_relid;
+        DELETE FROM pgtrickle.chain_notes n WHERE n.source_stable_name = gone.source_stable_name;
+        EXECUTE format('DROP TABLE IF EXISTS pgtrickle_changes.%I', 'changes_' || gone.source_stable_name);
+        EXECUTE format('DROP FUNCTION IF EXISTS pgtrickle_changes.%I(), pgtrickle_changes.%I()',
+                       'pg_trickle_cdc_fn_' || gone.source_stable_name, 'pg_trickle_cdc_truncate_fn_' || gone.source_stable_name);
+    END LOOP;
+END
+$function$;
+
+REVOKE ALL ON FUNCTION pgtrickle._give_up_capture(oid, text), pgtrickle._on_ddl_end(), pgtrickle._on_sql_drop() FROM PUBLIC;
+
+DROP EVENT TRIGGER IF EXISTS pg_trickle_ddl_tracker;
+CREATE EVENT TRIGGER pg_trickle_ddl_tracker ON ddl_command_end
+    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'ALTER SCHEMA') EXECUTE FUNCTION pgtrickle._on_ddl_end();
+DROP EVENT TRIGGER IF EXISTS pg_trickle_drop_tracker;
+CREATE EVENT TRIGGER pg_trickle_drop_tracker ON sql_drop
+    WHEN TAG IN ('DROP TABLE', 'DROP SCHEMA', 'DROP OWNED', 'DROP EXTENSION') EXECUTE FUNCTION pgtrickle._on_sql_drop();
