@@ -17,6 +17,7 @@ from harness.report.write import ReportPaths
 _STYLES = {Verdict.PASSED: "green", Verdict.FAILED: "bold red", Verdict.SKIPPED: "dim"}
 _MOST_FAILURES = 20
 _MOST_STALLS = 5
+_MOST_WAITS = 5
 
 
 def print_summary(result: RehearsalResult, paths: ReportPaths, command: str, console: Console) -> None:
@@ -31,10 +32,11 @@ def print_summary(result: RehearsalResult, paths: ReportPaths, command: str, con
     console.print(_steps(result))
     if result.revisions:
         console.print(_revisions(result.revisions))
+        _print_waits(result.revisions, console)
     if result.stalls:
         console.print(_stalls(result.stalls))
     for warning in result.warnings:
-        console.print(Text.assemble(("warning ", "yellow"), visible(warning)))
+        console.print(Text.assemble(("warning ", "yellow"), visible(warning)), soft_wrap=True)
     _print_failures(result, console)
     console.print(_verdict(result))
     for name, value in (("report", str(paths.page)), ("again", command)):
@@ -62,26 +64,37 @@ def _steps(result: RehearsalResult) -> Table:
 
 
 def _revisions(runs: Sequence[RevisionRun]) -> Table:
-    table = _table(
-        "Revisions",
-        ("revision", False), ("took", True), ("sources", True), ("ms a source", True), ("retries", True),
-        ("pending", True), ("crashes", True), ("stall", True), ("waited for", False),
-    )  # fmt: skip
+    has_crashes = any(run.crashes for run in runs)
+    columns = ["took", "sources", "ms a source", "retries", "pending", "stall", *(["crashes"] if has_crashes else [])]
+    table = _table("Revisions (ms a source: median / most)", ("revision", False), *((name, True) for name in columns))
     for run in runs:
         times = summarise_sources(run)
-        longest = max(run.waits, key=lambda wait: wait.waited_ms, default=None)
-        table.add_row(
-            Text(f"{visible(run.revision)} {visible(run.direction)}"),
+        cells = [
             show_s(run.ended_s - run.started_s),
             f"{run.sources_moved:,}",
-            f"{times.median_ms:.1f}, most {times.max_ms:.1f}" if times else NOTHING,
+            f"{times.median_ms:.1f} / {times.max_ms:.1f}" if times else NOTHING,
             f"{run.lock_retries:,}",
             f"{run.pending_rows:,}",
-            f"{run.crashes:,}",
             show_ms(run.longest_stall_ms),
-            Text(f"{visible(longest.holder)}: {show_ms(longest.waited_ms)}" if longest else ""),
-        )
+            *([f"{run.crashes:,}"] if has_crashes else []),
+        ]
+        table.add_row(Text(f"{visible(run.revision)} {visible(run.direction)}"), *cells)
     return table
+
+
+def _print_waits(runs: Sequence[RevisionRun], console: Console) -> None:
+    waits = sorted(((wait, run) for run in runs for wait in run.waits), key=lambda pair: -pair[0].waited_ms)
+    for wait, run in waits[:_MOST_WAITS]:
+        console.print(
+            Text.assemble(
+                ("waited ", "yellow"),
+                f"{show_ms(wait.waited_ms)} for {visible(wait.holder)} on {visible(wait.source)} ",
+                f"in {visible(run.revision)} {visible(run.direction)}",
+            ),
+            soft_wrap=True,
+        )
+    if len(waits) > _MOST_WAITS:
+        console.print(f"and {len(waits) - _MOST_WAITS:,} more waits, all in the report")
 
 
 def _stalls(stalls: Sequence[SourceStall]) -> Table:
@@ -101,7 +114,8 @@ def _print_failures(result: RehearsalResult, console: Console) -> None:
                 ("failed ", "bold red"),
                 f"{visible(check.name)} of {visible(check.subject)} after {visible(check.phase)}: ",
                 visible(check.detail),
-            )
+            ),
+            soft_wrap=True,
         )
     if len(failed) > _MOST_FAILURES:
         console.print(f"and {len(failed) - _MOST_FAILURES:,} more failed checks, all in the report")

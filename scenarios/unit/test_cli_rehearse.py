@@ -84,7 +84,7 @@ def test_check_that_failed_ends_with_1_and_is_named(
 ) -> None:
     rehearsal.result = make_result(passed=False, sources=('public."[bold]x"',), detail="2 rows lost [red]")
     assert run(monkeypatch, "--report", str(tmp_path)) == 1
-    out = " ".join(capfd.readouterr().out.split())
+    out = capfd.readouterr().out
     assert 'captured_rows_once of public."[bold]x" after check_up: 2 rows lost [red]' in out
     assert {path.name for path in tmp_path.iterdir()} == FILES
 
