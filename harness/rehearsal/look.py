@@ -270,7 +270,17 @@ def look_at_sources(connection: Connection) -> tuple[tuple[Finding, ...], tuple[
     """
     stops, warnings = [], []
     by_stable_name: dict[str, TableName] = {}
-    for relid, schema, name in connection.execute(_SOURCES):
+    rows = connection.execute(_SOURCES).fetchall()
+    if not any(schema is not None for _, schema, _ in rows):
+        stops.append(
+            Finding(
+                "no_sources",
+                "pgtrickle.pgt_change_tracking",
+                "no table is captured: there is nothing that an upgrade could lose",
+                "upgrade it with `harness migrate up`",
+            )
+        )
+    for relid, schema, name in rows:
         if schema is None:
             warnings.append(
                 Finding(
@@ -346,6 +356,40 @@ def look_at_extensions(
         if name not in needed
     )
     return stops, warnings
+
+
+def look_at_immediate(connection: Connection, facts: SourceFacts, wanted: str) -> tuple[Finding, ...]:
+    """IMMEDIATE stream tables: their triggers call the extension's library, and an upgrade leaves it.
+
+    Args:
+        connection: to the source.
+        facts: what it is.
+        wanted: ``refuse`` or ``differential``.
+
+    Raises:
+        PreflightError: there are some, and they are to be refused.
+    """
+    if facts.catalog is CatalogState.CHAIN:
+        return ()
+    rows = connection.execute(
+        "SELECT pgt_schema, pgt_name FROM pgtrickle.pgt_stream_tables WHERE refresh_mode = 'IMMEDIATE' ORDER BY 1, 2"
+    ).fetchall()
+    findings = tuple(
+        Finding(
+            "immediate",
+            TableName(schema, name).label,
+            "is IMMEDIATE: its triggers call the extension's library; an upgrade makes it DIFFERENTIAL",
+            "make it DIFFERENTIAL or FULL before the upgrade, if that is not what you want",
+        )
+        for schema, name in rows
+    )
+    if findings and wanted == "refuse":
+        raise PreflightError(
+            f"{len(findings)} stream table(s) of {facts.dbname} are IMMEDIATE",
+            findings,
+            hint="--immediate differential rehearses them as DIFFERENTIAL; nothing was changed",
+        )
+    return findings
 
 
 def choose_for(installations: Iterable[Installation], facts: SourceFacts, *, same_major: bool) -> Installation | None:

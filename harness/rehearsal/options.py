@@ -60,9 +60,9 @@ class RehearsalOptions:
         """
         limits: tuple[tuple[str, float, float, float], ...] = (
             ("sources", self.sources, 1, _MOST_SOURCES),
-            ("rows", self.rows, 0, _MOST_ROWS),
+            ("rows", self.rows, 24, _MOST_ROWS),
             ("jobs", self.jobs, 1, 64),
-            ("threads", self.threads, 0, 64),
+            ("threads", self.threads, 1, 64),
             ("lock-timeout-ms", self.lock_timeout_ms, 1, 60_000),
             ("deadline-s", self.deadline_s, 1, 86_400),
             ("seed", self.seed or 0, 0, 2**32 - 1),

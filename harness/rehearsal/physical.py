@@ -194,7 +194,8 @@ def _open_door(server: Server) -> None:
     # One statement a line; the first fails where the role is there already, and the second makes it ours in any case.
     statements = (
         f"CREATE ROLE {server.superuser};\n"
-        f"ALTER ROLE {server.superuser} SUPERUSER LOGIN CONNECTION LIMIT -1 VALID UNTIL 'infinity' PASSWORD '{verifier}';\n"
+        f"ALTER ROLE {server.superuser} SUPERUSER LOGIN CONNECTION LIMIT -1 "
+        f"VALID UNTIL 'infinity' PASSWORD '{verifier}';\n"
     )
     done = run_process(
         [
