@@ -58,6 +58,16 @@ class WritePlan:
     fresh: frozenset[str]
     is_counted: bool
 
+    @property
+    def free_columns(self) -> tuple[Column, ...]:
+        """The columns that an update may change."""
+        return tuple(c for c in self.source.captured if c.name not in self.fixed and c.identity != "a")
+
+    @property
+    def has_free_columns(self) -> bool:
+        """Whether an update can change anything."""
+        return bool(self.free_columns)
+
 
 _LEAVES_QUERY = """
 SELECT s.oid::bigint, c.oid::bigint, n.nspname::text, c.relname::text,
@@ -214,7 +224,7 @@ def write_query(plan: WritePlan, kind: WriteKind, rng: random.Random, *, count: 
     """
     leaf = rng.choice(plan.leaves)
     if kind is WriteKind.UPDATE:
-        free = [column for column in plan.source.captured if column.name not in plan.fixed and column.identity != "a"]
+        free = plan.free_columns
         if free:
             assigned = sql.SQL(", ").join(
                 sql.SQL("{} = {}").format(sql.Identifier(column.name), _changed_value(column, leaf, rng))

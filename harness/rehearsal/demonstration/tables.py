@@ -83,7 +83,8 @@ _SHOP = (
         TableName("public", "orders"),
         150_000,
         """CREATE TABLE public.orders (id bigserial PRIMARY KEY, customer int NOT NULL REFERENCES public.customers,
-            status text NOT NULL, amount numeric(12,2) NOT NULL, ordered_at timestamptz NOT NULL)""",
+            status text NOT NULL, amount numeric(12,2) NOT NULL, ordered_at timestamptz NOT NULL);
+        CREATE INDEX ON public.orders (customer)""",
         "INSERT INTO public.orders (customer, status, amount, ordered_at)"
         " SELECT i %% greatest(1, (%(rows)s::int / 3)) + 1, CASE WHEN i %% 7 = 0 THEN 'open' ELSE 'done' END,"
         " (i * 37 + %(seed)s::bigint) %% 10000 / 10.0, timestamptz '2026-01-01 00:00Z' + i * interval '1 minute'"
@@ -185,7 +186,7 @@ _TYPES = (
         10_000,
         """CREATE TYPE demo."Mood" AS ENUM ('fine', 'so-so', 'it''s bad');
         CREATE DOMAIN demo.email AS text CHECK (VALUE LIKE '%@%');
-        CREATE DOMAIN demo.share AS numeric(5,2) NOT NULL CHECK (VALUE BETWEEN 0 AND 100);
+        CREATE DOMAIN demo.share AS numeric(5,2) CHECK (VALUE BETWEEN 0 AND 100);
         CREATE TABLE demo.moods (mail demo.email PRIMARY KEY, mood demo."Mood", part demo.share)""",
         """INSERT INTO demo.moods SELECT 'm' || i || '@example.org', (enum_range(NULL::demo."Mood"))[i %% 3 + 1],
             i %% 100 FROM generate_series(1, %(rows)s::int) i""",
