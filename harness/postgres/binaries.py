@@ -47,7 +47,7 @@ def readable_by(installation: Installation, user: SystemUser) -> Installation:
     place = own_directory(cache_dir() / "binaries") / f"{installation.version}-{_fingerprint(installation, prefix)}"
     # A wheel's libraries lie beside the package, and are found by the relative place (F28): both keep their names.
     copied = place / prefix.parent.name / prefix.name
-    with FileLock(place.with_suffix(".lock"), thread_local=False):
+    with FileLock(place.with_name(f"{place.name}.lock"), thread_local=False):
         if not place.exists():
             _copy(prefix, parts, place)
     return dataclasses.replace(

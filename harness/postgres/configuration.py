@@ -44,11 +44,17 @@ class Setting:
     reason: str
 
 
+def _one_of_a_list(element: str) -> str:
+    return '"' + element.replace('"', '""') + '"'
+
+
 def _defaults(name: str, port: int, socket_dir: Path) -> tuple[Setting, ...]:
     return (
         Setting("listen_addresses", "127.0.0.1", "loopback only: nobody else on the network gets to see a test server"),
         Setting("port", str(port), "leased by lock and bind test, the same after a restart"),
-        Setting("unix_socket_directories", str(socket_dir), "private, and short enough for a socket's path"),
+        Setting(
+            "unix_socket_directories", _one_of_a_list(str(socket_dir)), "private, and short enough for a socket's path"
+        ),
         Setting("unix_socket_permissions", "0700", "the server's own user (and root) only"),
         Setting("cluster_name", name, "names the server in the process list and in its standbys' connections"),
         Setting("password_encryption", "scram-sha-256", "a password set later is stored as SCRAM as well"),

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -43,7 +43,7 @@ class Installation:
     sharedir: Path
     version: str
     major: int
-    extensions: Mapping[str, str]
+    extensions: Mapping[str, str] = field(hash=False)
     origin: str
 
     @property

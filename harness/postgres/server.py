@@ -536,21 +536,20 @@ class Server(Node):
         """Stop it and remove its directory; one that is kept is stopped, and where it is goes to the log."""
         if self._is_destroyed:
             return
-        self._is_destroyed = True
         self.close()
-        try:
-            self._postmaster.end(orderly=self.keep)
-            if self.keep:
-                _log.warning("kept", server=self.name, directory=str(self.root))
-                self._owned.release()
-            else:
-                if self.socket_dir.parent != self.root:
-                    shutil.rmtree(self.socket_dir, ignore_errors=True)
-                self._owned.remove()
-        finally:
-            if self._lease is not None:
-                self._lease.release()
-            lifetime.unregister(self)
+        self._postmaster.end(orderly=self.keep)
+        if self.keep:
+            _log.warning("kept", server=self.name, directory=str(self.root))
+            self._owned.release()
+        else:
+            if self.socket_dir.parent != self.root:
+                shutil.rmtree(self.socket_dir, ignore_errors=True)
+            self._owned.remove()
+        if self._lease is not None:
+            self._lease.release()
+        # Only now: what was interrupted or failed before is tried again at this process's end.
+        self._is_destroyed = True
+        lifetime.unregister(self)
 
     def __repr__(self) -> str:
         return f"<Server {self.name} on port {self.port} in {self.root}>"

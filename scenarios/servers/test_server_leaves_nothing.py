@@ -261,16 +261,26 @@ def test_servers_made_in_threads_at_once_all_work(own_run_dir: Path, make_server
 def test_deep_run_directory_gets_a_short_socket_path(
     own_run_dir: Path, monkeypatch: pytest.MonkeyPatch, installation: Installation
 ) -> None:
-    deep = own_run_dir / ("d" * 60) / ("e" * 40)
+    deep = own_run_dir / ("deep, 'odd' " + "d" * 80)
     monkeypatch.setenv("HARNESS_RUN_DIR", str(deep))
     load_settings.cache_clear()
-    (own_run_dir / ("d" * 60)).mkdir(mode=0o711)
     with temporary_server(installation) as server:
         assert len(f"{server.socket_dir}/.s.PGSQL.{server.port}") <= 107
         with psycopg.connect(server.dsn(), host=str(server.socket_dir)) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
         socket_dir = server.socket_dir
     assert not socket_dir.exists()
+
+
+def test_odd_characters_in_the_run_directory_do_no_harm(
+    own_run_dir: Path, monkeypatch: pytest.MonkeyPatch, installation: Installation
+) -> None:
+    monkeypatch.setenv("HARNESS_RUN_DIR", str(own_run_dir / "a, 'b' \"c\" ü"))
+    load_settings.cache_clear()
+    with temporary_server(installation) as server:
+        assert server.socket_dir.parent == server.root
+        assert (server.socket_dir / f".s.PGSQL.{server.port}").exists()
+        assert server.run("psql", "-XAtc", "SELECT 1").stdout == "1\n"
 
 
 def test_teardown_raises_all_failures_together(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
