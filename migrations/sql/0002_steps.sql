@@ -115,8 +115,8 @@ BEGIN
     INSERT INTO pgtrickle.chain_notes (source_stable_name, kind, value, columns)
     SELECT new_key, CASE WHEN p.proname ~ 'truncate' THEN 'truncate_function' ELSE 'row_function' END, p.prosrc, pgtrickle._columns_of(relid)
     FROM pg_proc p
-    WHERE p.pronamespace = 'pgtrickle_changes'::regnamespace
-      AND p.proname IN ('pg_trickle_cdc_fn_' || old_key, 'pg_trickle_cdc_truncate_fn_' || old_key)
+    WHERE p.proname = ANY (ARRAY['pg_trickle_cdc_fn_' || old_key, 'pg_trickle_cdc_truncate_fn_' || old_key]::name[])
+      AND p.pronamespace = 'pgtrickle_changes'::regnamespace
     ON CONFLICT (source_stable_name, kind) DO UPDATE SET value = excluded.value, columns = excluded.columns;
     PERFORM pgtrickle._rename_capture(relid, old_key, new_key);
     IF to_regproc('pgtrickle_changes.pg_trickle_cdc_fn_' || new_key) IS NOT NULL THEN

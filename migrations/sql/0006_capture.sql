@@ -53,25 +53,30 @@ $body$, buffer, coalesce(new_names, ''), coalesce(old_names, ''), coalesce(new_v
 END
 $function$;
 
-CREATE OR REPLACE FUNCTION pgtrickle._set_triggers(relid oid, stable text, wanted boolean) RETURNS void
+CREATE OR REPLACE FUNCTION pgtrickle._set_triggers(relid oid, stable text, wanted boolean) RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $function$
 -- Gives the source and each of its partitions the statement triggers, and takes them from every other table (a partition that was
 -- detached). A statement fires the triggers of the table that it names, and of no other, so each needs its own.
+-- Answers how many triggers came or went.
 DECLARE
+    changed integer := 0;
     relation oid;
     item record;
     -- By OID, so that a table of any name can be addressed.
     tree CONSTANT oid[] := CASE WHEN wanted THEN ARRAY(SELECT relid UNION SELECT p.relid FROM pg_partition_tree(relid) p) ELSE '{}' END;
 BEGIN
     FOR item IN
-        SELECT t.tgname, t.tgrelid FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-        WHERE t.tgname = ANY (ARRAY['pg_trickle_cdc_ins_' || stable, 'pg_trickle_cdc_upd_' || stable, 'pg_trickle_cdc_del_' || stable,
-                                    'pg_trickle_cdc_truncate_' || stable])
-          AND NOT t.tgisinternal AND t.tgrelid <> ALL (tree)
+        -- By what depends on the function, which is an index's work: nobody indexes triggers by name.
+        SELECT t.tgname, t.tgrelid FROM pg_trigger t
+        WHERE t.oid = ANY (ARRAY(SELECT d.objid FROM pg_depend d
+                                 WHERE d.refclassid = 'pg_proc'::regclass AND d.classid = 'pg_trigger'::regclass
+                                   AND d.refobjid = to_regprocedure(format('pgtrickle_changes.%I()', 'pg_trickle_cdc_fn_' || stable))))
+          AND t.tgrelid <> ALL (tree)
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', item.tgname, item.tgrelid::regclass);
+        changed := changed + 1;
     END LOOP;
     FOREACH relation IN ARRAY tree LOOP
         CONTINUE WHEN (SELECT c.relkind NOT IN ('r', 'p') FROM pg_class c WHERE c.oid = relation);
@@ -85,8 +90,10 @@ BEGIN
         LOOP
             EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION pgtrickle_changes.%I()',
                            item.name || stable, item.event, relation::regclass, item.referencing, 'pg_trickle_cdc_fn_' || stable);
+            changed := changed + 1;
         END LOOP;
     END LOOP;
+    RETURN changed;
 END
 $function$;
 
@@ -138,13 +145,15 @@ BEGIN
 END
 $function$;
 
-CREATE OR REPLACE FUNCTION pgtrickle.resync_capture(relid oid) RETURNS void
+CREATE OR REPLACE FUNCTION pgtrickle.resync_capture(relid oid) RETURNS integer
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $function$
 -- Makes a source's capture fit the source as it is now: its name, its columns, its partitions. In the caller's transaction.
+-- Answers how many triggers came or went.
 #variable_conflict use_variable
 DECLARE
+    changed integer;
     stable CONSTANT text := pgtrickle.stable_name(relid);
     known record;
 BEGIN
@@ -160,8 +169,9 @@ BEGIN
         WHERE t.pgt_id IN (SELECT d.pgt_id FROM pgtrickle.pgt_dependencies d WHERE d.source_relid = relid);
     END IF;
     PERFORM pgtrickle._set_function(relid, stable);
-    PERFORM pgtrickle._set_triggers(relid, stable, true);
+    changed := pgtrickle._set_triggers(relid, stable, true);
     UPDATE pgtrickle.pgt_change_tracking k SET captured_columns = pgtrickle._source_columns(relid) WHERE k.source_relid = relid;
+    RETURN changed;
 END
 $function$;
 

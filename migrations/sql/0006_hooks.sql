@@ -43,7 +43,11 @@ BEGIN
           AND EXISTS (SELECT FROM pg_class s WHERE s.oid = k.source_relid)
     LOOP
         BEGIN
-            PERFORM pgtrickle.resync_capture(source);
+            IF pgtrickle.resync_capture(source) > 0 AND TG_TAG = 'ALTER TABLE' THEN
+                -- A partition came with its rows, or left with them, and no statement says which.
+                UPDATE pgtrickle.pgt_stream_tables t SET needs_reinit = true, updated_at = now()
+                WHERE t.pgt_id IN (SELECT d.pgt_id FROM pgtrickle.pgt_dependencies d WHERE d.source_relid = source);
+            END IF;
         EXCEPTION WHEN OTHERS THEN
             PERFORM pgtrickle._give_up_capture(source, SQLERRM);
         END;
@@ -65,6 +69,10 @@ BEGIN
     -- A stream table whose storage is dropped is no stream table any more.
     DELETE FROM pgtrickle.pgt_stream_tables t
     USING pg_event_trigger_dropped_objects() o WHERE o.classid = 'pg_class'::regclass AND o.objsubid = 0 AND o.objid = t.pgt_relid;
+    -- A dropped partition took its rows with it; its capture triggers say whose it was.
+    UPDATE pgtrickle.pgt_stream_tables t SET needs_reinit = true, updated_at = now()
+    FROM pg_event_trigger_dropped_objects() o, pgtrickle.pgt_dependencies d
+    WHERE o.object_type = 'trigger' AND o.address_names[3] = 'pg_trickle_cdc_del_' || d.source_stable_name AND d.pgt_id = t.pgt_id;
     FOR gone IN
         SELECT k.source_relid, k.source_stable_name FROM pgtrickle.pgt_change_tracking k
         JOIN pg_event_trigger_dropped_objects() o ON o.classid = 'pg_class'::regclass AND o.objsubid = 0 AND o.objid = k.source_relid

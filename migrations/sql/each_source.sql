@@ -7,46 +7,58 @@
 -- patience, the loop does not even queue, does the other sources meanwhile, and says for whom it waits.
 
 CREATE OR REPLACE FUNCTION pgtrickle._buffer_of(relid oid) RETURNS oid
-LANGUAGE sql STABLE STRICT
+LANGUAGE plpgsql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $function$
-    -- The change buffer of a source, whichever name it has: by OID before revision 0002's step, by stable name after it.
-    SELECT b.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_class b
-    WHERE c.oid = relid AND b.relkind = 'r' AND b.relnamespace = to_regnamespace('pgtrickle_changes')
-      AND b.relname IN ('changes_' || c.oid, 'changes_' || pgtrickle.stable_hash(n.nspname || '.' || c.relname))
-    ORDER BY b.relname = 'changes_' || c.oid
-    LIMIT 1
+-- The change buffer of a source, whichever name it has: by OID before revision 0002's step, by stable name after it.
+#variable_conflict use_variable
+BEGIN
+    RETURN (
+        SELECT b.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_class b
+        WHERE c.oid = relid AND b.relkind = 'r' AND b.relnamespace = to_regnamespace('pgtrickle_changes')
+          AND b.relname IN ('changes_' || c.oid, 'changes_' || pgtrickle.stable_hash(n.nspname || '.' || c.relname))
+        ORDER BY b.relname = 'changes_' || c.oid
+        LIMIT 1);
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION pgtrickle._holder_of(relations oid[], older_than interval) RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $function$
-    -- Whose transaction has held a lock on one of these relations for longer than that; NULL if nobody's.
-    SELECT CASE WHEN l.pid IS NULL
-                THEN format('prepared transaction %s', coalesce((SELECT x.gid FROM pg_prepared_xacts x
-                            WHERE l.virtualtransaction = '-1/' || x.transaction), '?'))
-                ELSE format('pid %s, role %s, application %s, for %s s', l.pid, coalesce(a.usename, '?'),
-                            coalesce(nullif(a.application_name, ''), '?'),
-                            round(extract(epoch FROM clock_timestamp() - a.xact_start)::numeric, 1)) END
-    FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-    WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY (relations)
-      AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-      AND l.pid IS DISTINCT FROM pg_backend_pid()
-      AND (l.pid IS NULL OR a.xact_start < clock_timestamp() - older_than)
-    ORDER BY a.xact_start NULLS FIRST
-    LIMIT 1
+-- Whose transaction has held a lock on one of these relations for longer than that; NULL if nobody's.
+#variable_conflict use_variable
+BEGIN
+    RETURN (
+        SELECT CASE WHEN l.pid IS NULL
+                    THEN format('prepared transaction %s', coalesce((SELECT x.gid FROM pg_prepared_xacts x
+                                WHERE l.virtualtransaction = '-1/' || x.transaction), '?'))
+                    ELSE format('pid %s, role %s, application %s, for %s s', l.pid, coalesce(a.usename, '?'),
+                                coalesce(nullif(a.application_name, ''), '?'),
+                                round(extract(epoch FROM clock_timestamp() - a.xact_start)::numeric, 1)) END
+        FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY (relations)
+          AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+          AND l.pid IS DISTINCT FROM pg_backend_pid()
+          AND (l.pid IS NULL OR a.xact_start < clock_timestamp() - older_than)
+        ORDER BY a.xact_start NULLS FIRST
+        LIMIT 1);
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION pgtrickle._lock_tree(relid oid) RETURNS oid[]
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $function$
-    -- What a step locks: the source, its partitions, its buffer; parents first, then by OID, as LOCK TABLE does.
-    SELECT array_agg(t.oid ORDER BY t.rank, t.oid) FROM (
-        SELECT relid AS oid, 0 AS rank FROM pg_class c WHERE c.oid = relid
-        UNION SELECT p.relid, p.level FROM pg_partition_tree(relid) p WHERE p.level > 0
-        UNION SELECT pgtrickle._buffer_of(relid), 1000 WHERE pgtrickle._buffer_of(relid) IS NOT NULL) t
+-- What a step locks: the source, its partitions, its buffer; parents first, then by OID, as LOCK TABLE does.
+#variable_conflict use_variable
+BEGIN
+    RETURN (
+        SELECT array_agg(t.oid ORDER BY t.rank, t.oid) FROM (
+            SELECT relid AS oid, 0 AS rank FROM pg_class c WHERE c.oid = relid
+            UNION SELECT p.relid, p.level FROM pg_partition_tree(relid) p WHERE p.level > 0
+            UNION SELECT pgtrickle._buffer_of(relid), 1000 WHERE pgtrickle._buffer_of(relid) IS NOT NULL) t);
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION pgtrickle._lock_source(relid oid, timeout_ms integer) RETURNS void

@@ -8,14 +8,16 @@ AS $function$
 -- Bodies of functions stay as they are: they name the buffer, so whoever calls this replaces them in the same transaction.
 DECLARE
     buffer oid := to_regclass('pgtrickle_changes.' || quote_ident('changes_' || old_key));
+    -- Arrays rather than joins, so that each look is an index's: this runs while writers wait.
+    tree CONSTANT oid[] := ARRAY(SELECT relid UNION SELECT p.relid FROM pg_partition_tree(relid) p);
     item record;
 BEGIN
     FOR item IN
         SELECT r.relname, r.relkind FROM pg_class r
-        WHERE r.oid IN (SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = buffer
-                        UNION SELECT d.objid FROM pg_depend d
-                              WHERE d.refobjid = buffer AND d.refclassid = 'pg_class'::regclass
-                                AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i'))
+        WHERE r.oid = ANY (ARRAY(SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = buffer
+                                 UNION SELECT d.objid FROM pg_depend d
+                                       WHERE d.refobjid = buffer AND d.refclassid = 'pg_class'::regclass
+                                         AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')))
           AND r.relkind IN ('i', 'S') AND r.relname ~ ('_' || old_key || '(_|$)')
     LOOP
         EXECUTE format('ALTER %s pgtrickle_changes.%I RENAME TO %I', CASE item.relkind WHEN 'i' THEN 'INDEX' ELSE 'SEQUENCE' END,
@@ -24,14 +26,15 @@ BEGIN
     EXECUTE format('ALTER TABLE pgtrickle_changes.%I RENAME TO %I', 'changes_' || old_key, 'changes_' || new_key);
     FOR item IN
         SELECT p.proname FROM pg_proc p
-        WHERE p.pronamespace = 'pgtrickle_changes'::regnamespace AND p.pronargs = 0 AND p.proname ~ ('^pg_trickle_cdc_(.*_)?' || old_key || '$')
+        WHERE p.proname = ANY (ARRAY['pg_trickle_cdc_fn_' || old_key, 'pg_trickle_cdc_truncate_fn_' || old_key]::name[])
+          AND p.pronamespace = 'pgtrickle_changes'::regnamespace AND p.pronargs = 0
     LOOP
         EXECUTE format('ALTER FUNCTION pgtrickle_changes.%I() RENAME TO %I',
                        item.proname, regexp_replace(item.proname, '_' || old_key || '$', '_' || new_key));
     END LOOP;
     FOR item IN
         SELECT t.tgname, t.tgrelid::regclass AS relation FROM pg_trigger t
-        WHERE t.tgrelid IN (SELECT relid UNION SELECT p.relid FROM pg_partition_tree(relid) p)
+        WHERE t.tgrelid = ANY (tree)
           AND t.tgparentid = 0 AND NOT t.tgisinternal AND t.tgname ~ ('^pg_trickle_cdc_(.*_)?' || old_key || '$')
     LOOP
         EXECUTE format('ALTER TRIGGER %I ON %s RENAME TO %I', item.tgname, item.relation,
