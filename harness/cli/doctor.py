@@ -65,20 +65,15 @@ def to_document(found: Examination) -> dict[str, Any]:
 
 
 def _installations_table(found: Examination) -> Table:
-    table = Table(title="PostgreSQL", title_justify="left")
-    for column in ("version", "where", "found as", "supported", "Citus", "other extensions of note", "used for"):
-        table.add_column(column, overflow="fold")
+    table = Table(title="PostgreSQL, in the order of the search", title_justify="left")
+    for column in ("version", "Citus", "used for"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("where, found as, other extensions of note", overflow="fold")
     for each in found.installations:
         uses = [use for use, chosen in (("servers", found.chosen), ("clusters", found.chosen_citus)) if each is chosen]
-        table.add_row(
-            each.version,
-            escape(str(each.bindir)),
-            escape(each.origin),
-            "yes" if each.is_supported else "[red]no[/]",
-            citus_state(each),
-            ", ".join(name for name in _notable(each) if not name.startswith("citus")),
-            "[green]" + ", ".join(uses) + "[/]" if uses else "",
-        )
+        use = f"[green]{', '.join(uses)}[/]" if uses else "" if each.is_supported else "[red]not supported[/]"
+        others = ", ".join(name for name in _notable(each) if not name.startswith("citus")) or "none"
+        table.add_row(each.version, citus_state(each), use, escape(f"{each.bindir}\n{each.origin}; {others}"))
     return table
 
 

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
-import psycopg
-
 from harness.errors import BadInputError
-from harness.postgres.node import Node, Query
+from harness.postgres.deadlines import DeadlineConnection
+from harness.postgres.node import Node, Params, Query
 
 T = TypeVar("T")
 N = TypeVar("N")
@@ -38,6 +37,19 @@ def in_parallel(function: Callable[[N], T], items: Sequence[N]) -> list[T]:
     if failures:
         raise BaseExceptionGroup(f"{len(failures)} of {len(items)} failed", failures)
     return [future.result() for future in futures]
+
+
+def in_parallel_or_first(function: Callable[[N], T], items: Sequence[N]) -> list[T]:
+    """As `in_parallel`, for what a person asked for: of several failures the first one, caused by the group of all.
+
+    Nodes that fail together fail for one reason, such as a setting that none of them takes.
+    """
+    try:
+        return in_parallel(function, items)
+    except BaseExceptionGroup as group:
+        first = group.exceptions[0]
+        first.add_note(f"{len(group.exceptions)} of {len(items)} failed")
+        raise first from group
 
 
 class Cluster:
@@ -99,26 +111,36 @@ class Cluster:
         """
         return dict(zip((node.name for node in self.nodes), in_parallel(function, self.nodes), strict=True))
 
-    def sql(self, query: Query, params: Any = None, *, dbname: str | None = None) -> None:
-        """Run a statement on the coordinator."""
-        self.coordinator.sql(query, params, dbname=dbname)
+    def sql(
+        self, query: Query, params: Params = None, *, dbname: str | None = None, deadline_s: float | None = None
+    ) -> None:
+        """Run a statement on the coordinator (arguments and errors: see `Node.sql`)."""
+        self.coordinator.sql(query, params, dbname=dbname, deadline_s=deadline_s)
 
-    def rows(self, query: Query, params: Any = None, *, dbname: str | None = None) -> list[tuple[Any, ...]]:
+    def rows(
+        self, query: Query, params: Params = None, *, dbname: str | None = None, deadline_s: float | None = None
+    ) -> list[tuple[Any, ...]]:
         """All rows of a query on the coordinator."""
-        return self.coordinator.rows(query, params, dbname=dbname)
+        return self.coordinator.rows(query, params, dbname=dbname, deadline_s=deadline_s)
 
-    def row(self, query: Query, params: Any = None, *, dbname: str | None = None) -> tuple[Any, ...]:
+    def row(
+        self, query: Query, params: Params = None, *, dbname: str | None = None, deadline_s: float | None = None
+    ) -> tuple[Any, ...]:
         """The only row of a query on the coordinator."""
-        return self.coordinator.row(query, params, dbname=dbname)
+        return self.coordinator.row(query, params, dbname=dbname, deadline_s=deadline_s)
 
-    def value(self, query: Query, params: Any = None, *, dbname: str | None = None) -> Any:
+    def value(
+        self, query: Query, params: Params = None, *, dbname: str | None = None, deadline_s: float | None = None
+    ) -> Any:
         """The only value of a query on the coordinator."""
-        return self.coordinator.value(query, params, dbname=dbname)
+        return self.coordinator.value(query, params, dbname=dbname, deadline_s=deadline_s)
 
     @contextmanager
-    def transaction(self, dbname: str | None = None) -> Iterator[psycopg.Connection[Any]]:
+    def transaction(
+        self, dbname: str | None = None, *, user: str | None = None, deadline_s: float | None = None
+    ) -> Iterator[DeadlineConnection]:
         """A transaction on the coordinator, on a connection of its own; commits at the end, rolls back on an error."""
-        with self.coordinator.transaction(dbname) as connection:
+        with self.coordinator.transaction(dbname, user=user, deadline_s=deadline_s) as connection:
             yield connection
 
     def close(self) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from harness.clusters.cluster import Cluster, in_parallel
+from harness.clusters.cluster import Cluster, in_parallel_or_first
 from harness.clusters.topology import NODES_QUERY, VERSION_QUERY, NodeRecord
 from harness.clusters.versions import check_pair, supported_pairs_text
 from harness.errors import BadInputError, ConnectionRefusedByInput, NotACoordinatorError
@@ -35,6 +35,7 @@ class _Identity:
     host: str
     port: int
     dbname: str
+    password: str = field(repr=False)
 
     @property
     def where(self) -> str:
@@ -72,7 +73,14 @@ def _identify(parameters: dict[str, Any], *, what: str) -> _Identity:
             group = None if row is None else row[0]
             nodes = tuple(NodeRecord(*each) for each in connection.execute(NODES_QUERY).fetchall())
         return _Identity(
-            info.server_version // 10_000, version[0] if version else None, group, nodes, info.host, info.port, info.dbname
+            info.server_version // 10_000,
+            version[0] if version else None,
+            group,
+            nodes,
+            info.host,
+            info.port,
+            info.dbname,
+            info.password,
         )
 
 
@@ -80,27 +88,32 @@ def _refuse_unless_coordinator(identity: _Identity) -> None:
     if identity.citus_version is None:
         raise NotACoordinatorError(
             f"{identity.where} is not a Citus coordinator: the database has no extension citus",
-            hint="name the database in which CREATE EXTENSION citus was run; on one plain server use the server's own DSN",
+            hint="name the database in which CREATE EXTENSION citus was run",
         )
     check_pair(identity.postgres_major, identity.citus_version, where=identity.where)
     if identity.group_id != 0:
         coordinator = next((node for node in identity.nodes if node.group_id == 0), None)
-        hint = f"its coordinator is {coordinator.host}:{coordinator.port}" if coordinator else "give the coordinator's DSN"
+        hint = (
+            f"its coordinator is {coordinator.host}:{coordinator.port}" if coordinator else "give the coordinator's DSN"
+        )
         raise NotACoordinatorError(
             f"{identity.where} is not the coordinator but a worker, group {identity.group_id}", hint=hint
         )
 
 
-def _worker_parameters(parameters: dict[str, Any], record: NodeRecord, coordinator_host: str) -> dict[str, Any]:
+def _worker_parameters(
+    parameters: dict[str, Any], record: NodeRecord, coordinator_host: str, password: str = ""
+) -> dict[str, Any]:
     """The coordinator's credentials at a worker's address.
 
-    A worker registered as localhost is on the coordinator's machine, which need not be this one.
+    A worker registered as localhost is on the coordinator's machine, which need not be this one. The password is the
+    one that the coordinator took, wherever it came from: a password file need not name the workers.
     """
     host = record.host
     if host in _LOOPBACK and not coordinator_host.startswith("/"):
         host = coordinator_host
     kept = {key: value for key, value in parameters.items() if key not in {"hostaddr", "target_session_attrs"}}
-    return kept | {"host": host, "port": record.port}
+    return kept | {"host": host, "port": record.port} | ({"password": password} if password else {})
 
 
 def _refuse_unless_worker(record: NodeRecord, identity: _Identity, coordinator: _Identity) -> None:
@@ -146,15 +159,13 @@ def existing_cluster(dsn: str) -> Cluster:
         if not node.is_active:
             log.warning("a disabled worker is left out", host=node.host, port=node.port, group=node.group_id)
     records = [node for node in primaries if node.is_active]
-    places = [_worker_parameters(parameters, record, coordinator.host) for record in records]
+    places = [_worker_parameters(parameters, record, coordinator.host, coordinator.password) for record in records]
 
     def look(pair: tuple[NodeRecord, dict[str, Any]]) -> None:
         record, place = pair
         _refuse_unless_worker(record, _identify(place, what=f"worker group {record.group_id}"), coordinator)
 
-    in_parallel(look, list(zip(records, places, strict=True)))
-    workers = [
-        DsnNode(f"worker-{number}", make_conninfo(**place)) for number, place in enumerate(places, start=1)
-    ]
+    in_parallel_or_first(look, list(zip(records, places, strict=True)))
+    workers = [DsnNode(f"worker-{number}", make_conninfo(**place)) for number, place in enumerate(places, start=1)]
     name = f"cluster at {coordinator.host}:{coordinator.port}"
     return Cluster(name, DsnNode("coordinator", make_conninfo(**parameters)), workers)

@@ -11,7 +11,7 @@ from typing import Any
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from harness.clusters.cluster import Cluster, in_parallel
+from harness.clusters.cluster import Cluster, in_parallel, in_parallel_or_first
 from harness.clusters.configuration import node_settings
 from harness.clusters.template import NEW_IDENTITY, fetch_citus_template
 from harness.clusters.versions import check_pair, choose_citus_installation
@@ -190,7 +190,7 @@ def _create_all(create: Callable[[str], Server], names: Sequence[str], made: lis
         made.append(server)  # also when another one fails: then this one is destroyed
         return server
 
-    return in_parallel(one, names)
+    return in_parallel_or_first(one, names)
 
 
 def local_cluster(
@@ -221,8 +221,8 @@ def local_cluster(
         CitusMissingError: no PostgreSQL here has Citus; says where it looked.
         UnsupportedVersionError: the pair of PostgreSQL and Citus is not supported.
         BadInputError: a number of workers or a setting that cannot be used.
-        ServerStartError: a node did not start; all others were removed.
-        ExceptionGroup: several nodes failed.
+        ServerStartError: a node did not start; all others were removed. If several failed, the first one, caused
+            by the group of all.
     """
     citus = load_citus_settings()
     count = citus.workers if workers is None else workers
@@ -245,17 +245,15 @@ def local_cluster(
             for server in servers:
                 _write_node_passwords(server, {"*": password})
                 server.start(wait=False)
-            in_parallel(lambda server: server.wait_ready(), servers)
+            in_parallel_or_first(lambda server: server.wait_ready(), servers)
         with phases.phase("identity"):
-            in_parallel(lambda server: server.sql(NEW_IDENTITY), servers)
+            in_parallel_or_first(lambda server: server.sql(NEW_IDENTITY), servers)
         with phases.phase("join"):
             _join(servers[0], servers[1:])
     except BaseException as error:
         _tear_down(made, error)
         raise
-    cluster = LocalCluster(
-        name or f"cluster-{next(_numbers)}", servers[0], servers[1:], start_time=phases.seconds
-    )
+    cluster = LocalCluster(name or f"cluster-{next(_numbers)}", servers[0], servers[1:], start_time=phases.seconds)
     log.info("cluster started", cluster=cluster.name, workers=count, **cluster.start_time)
     return cluster
 
@@ -269,5 +267,5 @@ def _tear_down(servers: Sequence[Server], cause: BaseException) -> None:
 
     try:
         in_parallel(discard, servers)
-    except Exception as error:  # noqa: BLE001 - the cause must be raised, and says this as well
+    except Exception as error:
         cause.add_note(f"and the nodes could not be removed: {error}")

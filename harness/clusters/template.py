@@ -45,7 +45,9 @@ def fetch_citus_template(installation: Installation) -> Template:
     """
     user = server_user()
     library = next(iter(sorted(installation.libdir.glob("citus.*"))), installation.libdir)
-    stamps = [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in (installation.program("postgres"), library)]
+    stamps = [
+        (path, path.stat().st_size, path.stat().st_mtime_ns) for path in (installation.program("postgres"), library)
+    ]
     identity = f"{_FORMAT}\0{installation.citus_version}\0{stamps}\0{user.uid}"
     key = hashlib.sha256(identity.encode()).hexdigest()[:16]
     templates = own_directory(cache_dir() / "templates")

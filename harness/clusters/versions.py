@@ -34,7 +34,7 @@ def citus_major(version: str) -> int:
 
 def is_supported_pair(postgres_major: int, citus_version: str) -> bool:
     """Whether this Citus is supported on this PostgreSQL (F27)."""
-    return SUPPORTED_PAIRS.get(postgres_major) == citus_major(citus_version)
+    return postgres_major in SUPPORTED_PAIRS and SUPPORTED_PAIRS[postgres_major] == citus_major(citus_version)
 
 
 def check_pair(postgres_major: int, citus_version: str, *, where: str) -> None:
@@ -67,11 +67,11 @@ def choose_citus_installation(candidates: Iterable[Installation] | None = None) 
         BinariesNotFoundError: there is no PostgreSQL at all.
     """
     found = tuple(find_installations() if candidates is None else candidates)
-    with_citus = [(each, each.citus_version) for each in found if each.citus_version is not None]
-    for installation, version in with_citus:
-        if version is not None and is_supported_pair(installation.major, version):
+    with_citus = [each for each in found if each.citus_version is not None]
+    for installation in with_citus:
+        if is_supported_pair(installation.major, installation.citus_version or ""):
             return installation
     if with_citus:
-        first, version = with_citus[0]
-        check_pair(first.major, version or "", where=str(first.bindir))
+        first = with_citus[0]
+        check_pair(first.major, first.citus_version or "", where=str(first.bindir))
     return choose_installation(citus=True)
