@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -12,6 +13,12 @@ from harness.postgres import choose_installation, temporary_server
 from scenarios.fixtures.skips import skip_environment
 
 ROUNDS = 10
+
+
+def measure(benchmark: BenchmarkFixture, start: Callable[[], None], stop: Callable[[], None]) -> None:
+    """The first start fills the template's cache and does not count; stopping is not measured."""
+    pedantic: Callable[..., None] = benchmark.pedantic  # it has no annotations
+    pedantic(start, rounds=ROUNDS, warmup_rounds=1, teardown=stop)
 
 
 def test_server_from_nothing_to_a_query(benchmark: BenchmarkFixture) -> None:
@@ -25,8 +32,7 @@ def test_server_from_nothing_to_a_query(benchmark: BenchmarkFixture) -> None:
             server = stack.enter_context(temporary_server(installation, name="bench"))
             assert server.value("SELECT 1") == 1
 
-        # The first one fills the template's cache; what is started is stopped outside of the time measured.
-        benchmark.pedantic(start, rounds=ROUNDS, warmup_rounds=1, teardown=stack.close)
+        measure(benchmark, start, stack.close)
 
 
 def test_cluster_from_nothing_to_a_distributed_table(benchmark: BenchmarkFixture) -> None:
@@ -43,4 +49,4 @@ def test_cluster_from_nothing_to_a_distributed_table(benchmark: BenchmarkFixture
             cluster.sql("INSERT INTO ready SELECT * FROM generate_series(1, 100)")
             assert cluster.value("SELECT count(*) FROM ready") == 100
 
-        benchmark.pedantic(start, rounds=ROUNDS, warmup_rounds=1, teardown=stack.close)
+        measure(benchmark, start, stack.close)

@@ -7,12 +7,12 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any, TypeAlias
 
 import psycopg
 import typer
@@ -160,6 +160,9 @@ def _without_secrets(dsn: str) -> str:
     return make_conninfo("", **kept)
 
 
+_Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
+
+
 @dataclass
 class _Interruption:
     """Which signal came first; later ones don't disturb the cleaning up."""
@@ -186,11 +189,15 @@ def _clean_interruption() -> Iterator[None]:
     interruption = _Interruption()
     in_main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if in_main else ()
-    previous = {number: signal.signal(number, interruption) for number in numbers if not _is_ignored(number)}
+    previous: dict[signal.Signals, _Handler] = {
+        number: signal.signal(number, interruption) for number in numbers if not _is_ignored(number)
+    }
     try:
         yield
     except KeyboardInterrupt:
         name = interruption.name or "SIGINT"
+        # This process ends now, with an exit code of its own: an impatient second signal must not change that.
+        previous = dict.fromkeys(previous, signal.SIG_IGN)
         raise RehearsalInterruptedError(
             f"interrupted by {'Ctrl-C' if name == 'SIGINT' else name}; no report was written",
             hint="the source was only read, and the temporary server is gone unless --keep was given",

@@ -170,7 +170,7 @@ def _panel(
         Bar(
             x=round(x(bucket.at_s), 1),
             y_median=round(y(bucket.median_ms), 1),
-            y_max=round(min(y(bucket.max_ms), y(bucket.median_ms) - 1.0), 1),  # never shorter than one unit
+            y_max=round(min(y(bucket.max_ms), y(bucket.median_ms) - 2.0), 1),  # never too short to be seen
             title=f"{show_ms(bucket.max_ms)} at {bucket.at_s:.2f} s on {visible(bucket.source)}",
         )
         for bucket in buckets

@@ -38,7 +38,7 @@ def test_no_mark_leaves_the_drawing(samples: list[LatencySample]) -> None:
     (panel,) = build_panels(replace(make_result(writes_per_s=0), samples=tuple(samples), revisions=runs))
     for bar in panel.bars:
         assert plot.LEFT - 0.1 <= bar.x <= plot.WIDTH - plot.RIGHT + 0.1
-        assert plot.TOP - 1.1 <= bar.y_max < bar.y_median <= plot.HEIGHT - plot.BOTTOM + 0.1
+        assert plot.TOP - 2.1 <= bar.y_max < bar.y_median <= plot.HEIGHT - plot.BOTTOM + 0.1
     for tick in panel.y_ticks:
         assert plot.TOP - 0.1 <= tick.at <= plot.HEIGHT - plot.BOTTOM + 0.1
 
