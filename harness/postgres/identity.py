@@ -46,8 +46,11 @@ def server_user() -> SystemUser:
         EnvironmentMissingError: root, and there is no user to drop to.
     """
     if os.geteuid() != 0:
-        entry = pwd.getpwuid(os.geteuid())
-        return SystemUser(entry.pw_name, os.geteuid(), os.getegid(), is_dropped_to=False)
+        try:
+            name = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:  # a container's made-up number; initdb says what it thinks of it
+            name = str(os.geteuid())
+        return SystemUser(name, os.geteuid(), os.getegid(), is_dropped_to=False)
     wanted = load_settings().pg_user
     for name in (wanted,) if wanted else ("postgres", "nobody"):
         try:

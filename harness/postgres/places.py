@@ -24,6 +24,14 @@ SOCKET_PATH_LIMIT_BYTES = 103 if os.uname().sysname == "Darwin" else 107
 _GET_FLAGS, _SET_FLAGS, _TOP_OF_HIERARCHY = 0x80086601, 0x40086602, 0x00020000
 
 
+def _make_directory(path: Path) -> None:
+    # Each with its mode set afterwards: with a umask of 077 the servers' user could not enter root's.
+    mode = 0o711 if server_user().is_dropped_to else 0o700
+    for missing in reversed([one for one in (path, *path.parents) if not one.exists()]):
+        missing.mkdir(mode=mode, exist_ok=True)
+        missing.chmod(mode)
+
+
 def own_directory(path: Path) -> Path:
     """Make ``path`` a directory that only this user writes to; root's can be entered (not listed) by the server's user.
 
@@ -31,7 +39,7 @@ def own_directory(path: Path) -> Path:
         BadInputError: something else is there: a link, a file, or a directory that others own or write to.
     """
     try:
-        path.mkdir(mode=0o711 if server_user().is_dropped_to else 0o700, parents=True, exist_ok=True)
+        _make_directory(path)
         info = path.lstat()
     except OSError as error:
         raise BadInputError(
@@ -62,7 +70,7 @@ def run_dir() -> Path:
     user = server_user()
     path = wanted.expanduser().absolute()
     try:
-        path.mkdir(mode=0o711 if user.is_dropped_to else 0o700, parents=True, exist_ok=True)
+        _make_directory(path)
     except OSError as error:
         raise BadInputError(
             f"HARNESS_RUN_DIR={str(wanted)!r} cannot be made: {error.strerror}",

@@ -119,22 +119,27 @@ def wait_gone(label: str, processes: list[psutil.Process], deadline_s: float = _
     )
 
 
-def freeze_family(postmaster: psutil.Process) -> None:
-    """Stop the postmaster first, so that it forks no more, then all its children, and wait until they stand still."""
-    send([postmaster], signal.SIGSTOP)
-    members = family(postmaster)
-    send(members, signal.SIGSTOP)
-
-    def stand_still() -> bool:
+def _stand_still(members: list[psutil.Process]) -> bool:
+    try:
         return all(not is_alive(one) or one.status() == psutil.STATUS_STOPPED for one in members)
+    except psutil.NoSuchProcess:
+        return False  # it ended between two looks: look again
 
-    wait_until("the server to stand still", stand_still, deadline_s=_GONE_DEADLINE_S, poll_s=0.001)
+
+def _halt(members: list[psutil.Process]) -> None:
+    send(members, signal.SIGSTOP)
+    wait_until("the server to stand still", lambda: _stand_still(members), deadline_s=_GONE_DEADLINE_S, poll_s=0.0005)
+
+
+def freeze_family(postmaster: psutil.Process) -> None:
+    """Halt the postmaster, so that it forks no more, then all its children, and wait until they stand still."""
+    _halt([postmaster])
+    _halt(family(postmaster))
 
 
 def kill_family(postmaster: psutil.Process) -> None:
     """SIGKILL to the postmaster and all its children, and wait until they are gone."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        postmaster.suspend()  # forks no more while its children are listed
+    _halt([postmaster])  # forks no more while its children are listed
     members = family(postmaster)
     send(members, signal.SIGKILL)
     wait_gone("killed processes", members)

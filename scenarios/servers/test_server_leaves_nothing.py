@@ -283,6 +283,20 @@ def test_odd_characters_in_the_run_directory_do_no_harm(
         assert server.run("psql", "-XAtc", "SELECT 1").stdout == "1\n"
 
 
+def test_server_starts_under_a_strict_umask(
+    own_run_dir: Path, monkeypatch: pytest.MonkeyPatch, installation: Installation
+) -> None:
+    monkeypatch.setenv("HARNESS_RUN_DIR", str(own_run_dir / "below"))
+    monkeypatch.delenv("HARNESS_CACHE_DIR")
+    load_settings.cache_clear()
+    before = os.umask(0o077)
+    try:
+        with temporary_server(installation) as server:
+            assert server.run("psql", "-XAtc", "SELECT 1").stdout == "1\n"
+    finally:
+        os.umask(before)
+
+
 def test_teardown_raises_all_failures_together(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     servers = [make_server(name="one", start=False), make_server(name="two", start=False)]
 
