@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -74,4 +75,7 @@ def main() -> None:
         if leaving.code != _TYPER_INTERRUPTED:
             raise
         print("interrupted", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_ENVIRONMENT)
+    except Exception:  # a bug keeps its traceback; Python's own exit code, 1, would say that a check failed
+        print(redact(traceback.format_exc()), file=sys.stderr, end="")  # noqa: T201
         sys.exit(EXIT_ENVIRONMENT)

@@ -156,6 +156,16 @@ def test_error_of_the_rehearsal_decides_the_exit_code_and_no_report_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_bug_keeps_its_traceback_and_is_not_taken_for_a_failed_check(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rehearsal.fail_with(ZeroDivisionError("with password=hunter2"))
+    assert run(monkeypatch, "--report", str(tmp_path)) == 3
+    err = capfd.readouterr().err
+    assert "Traceback" in err
+    assert "hunter2" not in err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_signal_lets_the_rehearsal_clean_up_and_ends_with_3(
     number: signal.Signals,
