@@ -1,0 +1,148 @@
+"""A database's definitions, rights and comments as values that compare: what the chain changed, and whether it left things as it found them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from psycopg import sql
+
+from harness.chain.connection import Connection
+
+# Each query gives (subject, definition); every name in them is qualified, since search_path is empty while they run.
+# A right that was never granted or revoked is written out (acldefault), so that GRANT and REVOKE of the same compare as nothing.
+_SYSTEM = "n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND n.nspname <> 'citus' AND n.nspname <> 'columnar'"
+_QUERIES: Mapping[str, str] = MappingProxyType(
+    {
+        "schema": """
+            SELECT n.nspname, format('owner %%s, rights %%s', pg_get_userbyid(n.nspowner),
+                   (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(coalesce(n.nspacl, acldefault('n', n.nspowner))) a))
+            FROM pg_namespace n WHERE {system}""",
+        "relation": """
+            SELECT format('%%I.%%I', n.nspname, c.relname), format('kind %%s, owner %%s, rights %%s, row security %%s/%%s, identity %%s, options %%s',
+                   c.relkind, pg_get_userbyid(c.relowner),
+                   (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(coalesce(c.relacl,
+                        acldefault(CASE c.relkind WHEN 'S' THEN 's'::"char" ELSE 'r' END, c.relowner))) a),
+                   c.relrowsecurity, c.relforcerowsecurity, c.relreplident, c.reloptions)
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {system} AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')""",
+        "column": """
+            SELECT format('%%I.%%I.%%I', n.nspname, c.relname, a.attname), format('%%s, not null %%s, default %%s, generated %%s, identity %%s, collation %%s, place %%s',
+                   format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid), a.attgenerated, a.attidentity,
+                   a.attcollation::regcollation,
+                   (SELECT count(*) FROM pg_attribute b WHERE b.attrelid = a.attrelid AND b.attnum BETWEEN 1 AND a.attnum AND NOT b.attisdropped))
+            FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+            LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+            WHERE {system} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND a.attnum > 0 AND NOT a.attisdropped""",
+        "constraint": """
+            SELECT format('%%s %%I', k.conrelid::regclass, k.conname), pg_get_constraintdef(k.oid)
+            FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {system}""",
+        "index": """
+            SELECT i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid)
+            FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {system} AND c.relkind <> 't'""",
+        "sequence": """
+            SELECT format('%%I.%%I', n.nspname, c.relname), format('%%s start %%s increment %%s min %%s max %%s cache %%s cycle %%s, owned by %%s',
+                   format_type(s.seqtypid, NULL), s.seqstart, s.seqincrement, s.seqmin, s.seqmax, s.seqcache, s.seqcycle,
+                   (SELECT format('%%s.%%I', d.refobjid::regclass, a.attname) FROM pg_depend d
+                    JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                    WHERE d.objid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')))
+            FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {system}""",
+        "view": """
+            SELECT c.oid::regclass::text, pg_get_viewdef(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE {system} AND c.relkind IN ('v', 'm')""",
+        "function": """
+            SELECT p.oid::regprocedure::text, format('%%s owner %%s rights %%s', pg_get_functiondef(p.oid), pg_get_userbyid(p.proowner),
+                   (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(coalesce(p.proacl, acldefault('f', p.proowner))) a))
+            FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE {system} AND p.prokind IN ('f', 'p')""",
+        "trigger": """
+            SELECT format('%%I on %%s', t.tgname, t.tgrelid::regclass), format('%%s enabled %%s', pg_get_triggerdef(t.oid), t.tgenabled)
+            FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {system} AND NOT t.tgisinternal""",
+        "event trigger": """
+            SELECT e.evtname, format('%%s %%s %%s enabled %%s', e.evtevent, e.evttags, e.evtfoid::regproc, e.evtenabled) FROM pg_event_trigger e""",
+        "extension": "SELECT e.extname, e.extversion FROM pg_extension e",
+        "policy": """
+            SELECT format('%%I on %%s', p.polname, p.polrelid::regclass), format('%%s %%s using %%s check %%s', p.polcmd, p.polpermissive,
+                   pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)) FROM pg_policy p""",
+        "comment": """
+            SELECT format('%%s %%s', i.type, i.identity), d.description
+            FROM pg_description d CROSS JOIN LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) i
+            WHERE d.classoid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_namespace'::regclass, 'pg_trigger'::regclass, 'pg_constraint'::regclass)
+              AND i.schema IS DISTINCT FROM 'pg_catalog' AND i.schema IS DISTINCT FROM 'information_schema' AND i.identity !~ '^pg_catalog'
+              AND d.objoid >= 16384""",
+    }
+)
+
+
+@dataclass(frozen=True)
+class CatalogSnapshot:
+    """Definitions by kind and subject; no OID of the database is in it."""
+
+    entries: Mapping[tuple[str, str], str]
+
+    def only(self, *prefixes: str) -> CatalogSnapshot:
+        """The part whose subject begins with one of these, such as ``pgtrickle.``."""
+        return CatalogSnapshot({key: value for key, value in self.entries.items() if key[1].startswith(prefixes)})
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that two catalogs do not share: missing before (None), missing after (None), or changed."""
+
+    kind: str
+    subject: str
+    before: str | None
+    after: str | None
+
+    def __str__(self) -> str:
+        """One line for people."""
+        if self.before is None:
+            return f"{self.kind} {self.subject} is new: {self.after}"
+        if self.after is None:
+            return f"{self.kind} {self.subject} is gone: {self.before}"
+        return f"{self.kind} {self.subject} changed: {self.before} -> {self.after}"
+
+
+def snapshot_catalog(connection: Connection) -> CatalogSnapshot:
+    """The definitions, rights and comments of a database; only reads, in a transaction of its own.
+
+    Args:
+        connection: to the database; on Citus it tells of the coordinator.
+
+    Returns:
+        What the database is made of outside the system's own schemas.
+
+    Raises:
+        psycopg.Error: a catalog can't be read.
+    """
+    entries: dict[tuple[str, str], str] = {}
+    with connection.transaction():
+        connection.execute("SET LOCAL search_path = ''")
+        for kind, query in _QUERIES.items():
+            # The queries are this file's own; the empty parameter list makes '%%' one per cent sign.
+            rows = connection.execute(query.replace("{system}", _SYSTEM).encode(), ())
+            for subject, definition in rows:
+                entries[kind, subject] = definition
+    return CatalogSnapshot(entries)
+
+
+def compare_catalogs(before: CatalogSnapshot, after: CatalogSnapshot) -> tuple[Difference, ...]:
+    """What two catalogs do not share, by kind and subject; empty when they are equal."""
+    return tuple(
+        Difference(kind, subject, before.entries.get((kind, subject)), after.entries.get((kind, subject)))
+        for kind, subject in sorted(before.entries.keys() | after.entries.keys())
+        if before.entries.get((kind, subject)) != after.entries.get((kind, subject))
+    )
+
+
+def snapshot_rows(connection: Connection, *relations: tuple[str, str]) -> Mapping[str, tuple[str, ...]]:
+    """The rows of some tables as sorted text, to compare catalogs' contents; only reads.
+
+    Args:
+        connection: to the database.
+        relations: schema and name of each.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for schema, name in relations:
+        query = sql.SQL("SELECT to_jsonb(t)::text FROM {} t ORDER BY 1").format(sql.Identifier(schema, name))
+        found[f"{schema}.{name}"] = tuple(row[0] for row in connection.execute(query))
+    return found
