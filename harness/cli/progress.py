@@ -26,7 +26,8 @@ def show_progress(console: Console) -> Iterator[OnProgress]:
     if not console.is_terminal:
         yield _Lines(console)
         return
-    columns = (SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.fields[step]}"), BarColumn(bar_width=24))
+    # Done, not passed: verdicts come with the summary.
+    columns = (SpinnerColumn(finished_text="·"), TextColumn("{task.fields[step]}"), BarColumn(bar_width=24))
     with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.description}"), console=console) as bars:
         yield _Bars(bars)
 
@@ -60,7 +61,7 @@ class _Bars:
     def __call__(self, event: Event) -> None:
         if event.step != self._step or self._task is None:
             if self._task is not None:
-                self._bars.update(self._task, total=1, completed=1, description="")
+                self._bars.update(self._task, total=1, completed=1)
             self._step = event.step
             self._task = self._bars.add_task("", total=None, step=f"{visible(event.step):10}")
         # Brackets would be markup here.
