@@ -1,3 +1,3 @@
 """Fixture plugins; they live in scenarios/fixtures."""
 
-pytest_plugins = ["scenarios.fixtures.servers", "scenarios.fixtures.clusters"]
+pytest_plugins = ["scenarios.fixtures.servers", "scenarios.fixtures.clusters", "scenarios.fixtures.rehearsals"]

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import psycopg
 from psycopg import sql
 
-from harness.chain import runner
+from harness.chain import immediate, runner
 from harness.errors import Finding
 from harness.logs import get_logger
 from harness.postgres import Installation, Server
@@ -244,6 +244,9 @@ def _restore(server: Server, facts: SourceFacts, brought: _Brought, work: _Work)
         work.say("owners, rights, names by OID", 0.95)
         roles.give_back(conn, brought.owned)
         rekeyed = rekey(conn, brought.names)
+        if facts.catalog is CatalogState.EXTENSION:
+            with conn.transaction():
+                immediate.convert(conn)  # as adopting does; whoever refuses them did so before the copy
     warnings = (*brought.warnings, *leftout.tell(brought.left_out), *missing)
     get_logger("rehearsal").info("copied", database=facts.shown, warnings=len(warnings))
     return Copy(server, COPY_DBNAME, rekeyed, warnings, brought.position)

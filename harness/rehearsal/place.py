@@ -120,7 +120,7 @@ def _adopted(place: Place, facts: SourceFacts, options: RehearsalOptions) -> Pla
         facts.catalog is CatalogState.EXTENSION and options.copy == "logical"
     )
     if not is_taken:
-        adopt(place.dsn, immediate=options.immediate)
+        adopt(place.dsn, mode=options.immediate)
     return place
 
 

@@ -92,7 +92,7 @@ class RekeyReport:
 
     Attributes:
         rows: how many catalog rows were rewritten.
-        renamed: how many objects got a new name.
+        renamed: how many renames it took, steps aside counted.
         bodies: how many function bodies were rewritten.
         dangling: OIDs in the catalog or in names that belonged to nothing in the source any more.
     """

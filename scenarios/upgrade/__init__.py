@@ -1,0 +1,1 @@
+"""Upgrades: the chain and its rehearsal."""
