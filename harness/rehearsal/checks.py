@@ -66,7 +66,7 @@ def check_captured(conn: Connection, sources: Sequence[SourceTable], *, phase: s
     """Is each captured row that was noted still there, once and unchanged, and none there twice?
 
     A row is known by its ``change_id``, which no migration changes, and compared over the columns that a buffer has in
-    every revision: lsn, action, pk_hash and the images.
+    every revision: lsn, action, the images, and pk_hash unless it had none when it was noted.
 
     Args:
         conn: the copy, in autocommit, after ``take_first``.
@@ -86,7 +86,7 @@ SELECT (SELECT count(*) FROM noted n WHERE NOT EXISTS (SELECT FROM there t WHERE
        (SELECT min(change_id) FROM noted n WHERE NOT EXISTS (SELECT FROM there t WHERE t.change_id = n.change_id)),
        changed.n, changed.first, twice.n, twice.first
   FROM (SELECT count(*) AS n, min(change_id) AS first FROM noted n JOIN there t USING (change_id)
-         WHERE (t.h1, t.h2) <> (n.h1, n.h2)) changed,
+         WHERE (t.h1, t.h2) <> (n.h1, n.h2) OR t.pk_hash IS DISTINCT FROM coalesce(n.pk_hash, t.pk_hash)) changed,
        (SELECT count(*) AS n, min(change_id) AS first
           FROM (SELECT change_id FROM there GROUP BY change_id HAVING count(*) > 1) d) twice
 """).format(changes=change_rows_query(buffer, source.captured), source=sql.Literal(source.relid))

@@ -24,7 +24,7 @@ CREATE SCHEMA harness_rehearsal;
 CREATE TABLE harness_rehearsal.first_contents (source bigint PRIMARY KEY, row_count bigint NOT NULL, sum_1 numeric NOT NULL, sum_2 numeric NOT NULL);
 CREATE TABLE harness_rehearsal.first_rows (source bigint NOT NULL, h1 bigint NOT NULL, h2 bigint NOT NULL, image text NOT NULL);
 CREATE TABLE harness_rehearsal.noted_changes (source bigint NOT NULL, change_id bigint NOT NULL, at_first boolean NOT NULL,
-    h1 bigint NOT NULL, h2 bigint NOT NULL, PRIMARY KEY (source, change_id));
+    h1 bigint NOT NULL, h2 bigint NOT NULL, pk_hash bigint, PRIMARY KEY (source, change_id));
 """  # noqa: E501
 
 
@@ -92,9 +92,14 @@ def changes_query(source: SourceTable, buffer: TableName, chosen: sql.Composable
 
 
 def change_rows_query(buffer: TableName, columns: Sequence[Column]) -> sql.Composed:
-    """``change_id, h1, h2`` of each buffer row, over the columns that it has in every revision."""
-    names = ["lsn", "action", "pk_hash", *(name for column in columns for name in (column.new_name, column.old_name))]
-    return sql.SQL("SELECT change_id, {} FROM (SELECT b.change_id, {} AS image FROM {} b) r").format(
+    """``change_id, pk_hash, h1, h2`` of each buffer row; the hashes are over what it has in every revision.
+
+    ``pk_hash`` stands apart: from 0006 on it is not written, and the downgrade computes it afterwards.
+    """
+    names = ["lsn", "action", *(name for column in columns for name in (column.new_name, column.old_name))]
+    return sql.SQL(
+        "SELECT change_id, pk_hash, {} FROM (SELECT b.change_id, b.pk_hash, {} AS image FROM {} b) r"
+    ).format(
         hashes_of(sql.Identifier("image")), image_of([sql.Identifier("b", name) for name in names]), buffer.identifier
     )
 
@@ -161,8 +166,8 @@ SELECT {source}, count(*), coalesce(sum(h1), 0), coalesce(sum(h2), 0) FROM kept
 
 def _note_query(source: SourceTable, buffer: TableName, *, at_first: bool) -> sql.Composed:
     return sql.SQL("""
-INSERT INTO harness_rehearsal.noted_changes (source, change_id, at_first, h1, h2)
-SELECT {source}, c.change_id, {at_first}, c.h1, c.h2 FROM ({changes}) c
+INSERT INTO harness_rehearsal.noted_changes (source, change_id, at_first, h1, h2, pk_hash)
+SELECT {source}, c.change_id, {at_first}, c.h1, c.h2, c.pk_hash FROM ({changes}) c
 ON CONFLICT (source, change_id) DO NOTHING
 """).format(
         source=sql.Literal(source.relid),

@@ -195,8 +195,9 @@ def test_writers_error_in_a_capture_function_is_collected(demo: Demonstration, b
 
 
 def test_check_captured_lost_changed_and_doubled_rows_are_found(demo: Demonstration, baseline: Node) -> None:
-    lost, changed, doubled = (TableName("demo", name) for name in ("moods", "measures", "log_lines"))
-    assert {lost, changed, doubled} <= set(demo.sources)
+    names = ("moods", "measures", "log_lines", "arrays")
+    lost, changed, doubled, rehashed = (TableName("demo", name) for name in names)
+    assert {lost, changed, doubled, rehashed} <= set(demo.sources)
     with baseline.connect() as conn:
         sources = fetch_sources(conn)
         take_first(conn, sources)
@@ -208,9 +209,10 @@ def test_check_captured_lost_changed_and_doubled_rows_are_found(demo: Demonstrat
         )
         conn.execute(sql.SQL("UPDATE {} SET new_exact = 1.0 WHERE new_exact = 1").format(buffers[changed]))
         conn.execute(sql.SQL("UPDATE {} SET new_exact = 7 WHERE action = 'I'").format(buffers[changed]))
+        conn.execute(sql.SQL("UPDATE {} SET pk_hash = pk_hash + 1 WHERE action = 'D'").format(buffers[rehashed]))
         conn.execute(sql.SQL("INSERT INTO {0} SELECT * FROM {0} ORDER BY change_id LIMIT 1").format(buffers[doubled]))
         failed = _failed(check_captured(conn, sources, phase="up"))
-    assert set(failed) == {lost.label, changed.label, doubled.label}
+    assert set(failed) == {lost.label, changed.label, doubled.label, rehashed.label}
     assert "1 captured row lost" in failed[lost.label]
     assert "changed" in failed[changed.label]
     assert "1 captured row there twice" in failed[doubled.label]
