@@ -12,7 +12,9 @@ from harness.chain.connection import Connection
 
 # Each query gives (subject, definition); every name in them is qualified, since search_path is empty while they run.
 # A right that was never granted or revoked is written out (acldefault), so that GRANT and REVOKE of the same compare as nothing.
-_SYSTEM = "n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND n.nspname <> 'citus' AND n.nspname <> 'columnar'"
+_SYSTEM = (
+    "n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND n.nspname <> 'citus' AND n.nspname <> 'columnar'"
+)
 _QUERIES: Mapping[str, str] = MappingProxyType(
     {
         "schema": """
@@ -36,7 +38,9 @@ _QUERIES: Mapping[str, str] = MappingProxyType(
             WHERE {system} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND a.attnum > 0 AND NOT a.attisdropped""",
         "constraint": """
             SELECT format('%%s %%I', k.conrelid::regclass, k.conname), pg_get_constraintdef(k.oid)
-            FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {system}""",
+            FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+            -- NOT NULL is a constraint since PostgreSQL 18; the column says it on 17 too.
+            WHERE {system} AND k.contype <> 'n'""",
         "index": """
             SELECT i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid)
             FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {system} AND c.relkind <> 't'""",

@@ -38,7 +38,9 @@ def describe_dsn(dsn: str) -> str:
             f"the DSN cannot be read: {redact(str(error)).strip()}",
             hint="write it as 'host=... port=... dbname=... user=...' or as postgresql://user@host:port/dbname",
         ) from None
-    named = [f"{key}={parts[key]}" for key in ("host", "hostaddr", "port", "dbname", "user", "service") if parts.get(key)]
+    named = [
+        f"{key}={parts[key]}" for key in ("host", "hostaddr", "port", "dbname", "user", "service") if parts.get(key)
+    ]
     return " ".join(named) or "libpq's defaults"
 
 
@@ -83,13 +85,19 @@ def translate(error: psycopg.Error, *, doing: str) -> HarnessError:
     text = f"{doing}: {message}" + (f"\n{detail}" if detail else "")
     state = error.sqlstate
     if isinstance(error, psycopg.errors.DiskFull):
-        return DiskFullError(text, hint=hint or "make room on the server's disk and run the same command again", sqlstate=state)
+        return DiskFullError(
+            text, hint=hint or "make room on the server's disk and run the same command again", sqlstate=state
+        )
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return MissingPrivilegeError(text, hint=hint or "use the owner of the tables, or a superuser", sqlstate=state)
-    if isinstance(error, psycopg.errors.ObjectNotInPrerequisiteState | psycopg.errors.RaiseException | psycopg.errors.ObjectInUse):
+    if isinstance(
+        error, psycopg.errors.ObjectNotInPrerequisiteState | psycopg.errors.RaiseException | psycopg.errors.ObjectInUse
+    ):
         return RefusedError(text, hint=hint, sqlstate=state)
     if isinstance(error, psycopg.errors.LockNotAvailable):
-        return CheckFailedError(text, hint=hint or "run the same command again: it goes on where it stopped", sqlstate=state)
+        return CheckFailedError(
+            text, hint=hint or "run the same command again: it goes on where it stopped", sqlstate=state
+        )
     if state is None or state.startswith(("57P", "08")):
         return ServerGoneError(
             f"{doing}: the server went away: {message}",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import migrations
 import psycopg
 import xxhash
 
+import migrations
 from harness.chain.connection import Connection
 from harness.errors import Finding
 
@@ -41,7 +41,10 @@ def _check_version(connection: Connection) -> tuple[Finding, ...]:
         return ()
     return (
         Finding(
-            "server_version", f"PostgreSQL {major}", f"the server is PostgreSQL {major}; 17 and 18 are supported", "upgrade it first"
+            "server_version",
+            f"PostgreSQL {major}",
+            f"the server is PostgreSQL {major}; 17 and 18 are supported",
+            "upgrade it first",
         ),
     )
 
@@ -56,7 +59,10 @@ def _check_catalog(connection: Connection, revision: str | None) -> tuple[Findin
         owner = "the extension pg_trickle owns it" if is_extension else "this chain did not make it"
         return (
             Finding(
-                "not_adopted", "pgtrickle", f"schema pgtrickle holds an installation, and {owner}", "take it over first: harness migrate adopt"
+                "not_adopted",
+                "pgtrickle",
+                f"schema pgtrickle holds an installation, and {owner}",
+                "take it over first: harness migrate adopt",
             ),
         )
     if revision is not None and not has_catalog:
@@ -94,7 +100,12 @@ def _check_rights(connection: Connection, plan: Sequence[str], direction: str) -
         )
     if plan and direction == "up" and plan[0] == "0001" and not may_create:
         findings.append(
-            Finding("needs_create", role, f"role {role} may not create a schema in database {database}", f"GRANT CREATE ON DATABASE {database}")
+            Finding(
+                "needs_create",
+                role,
+                f"role {role} may not create a schema in database {database}",
+                f"GRANT CREATE ON DATABASE {database}",
+            )
         )
     return tuple(findings)
 
@@ -144,11 +155,21 @@ def _check_placements(connection: Connection) -> tuple[Finding, ...]:
         "SELECT format('%I.%I', pgt_schema, pgt_name), st_placement FROM pgtrickle.pgt_stream_tables WHERE st_placement <> 'local' ORDER BY 1"
     ).fetchall()
     lost = [
-        Finding("capture_lost", name, f"{name} is {placement}: below 0006 its changes could not be captured", "drop its stream tables first")
+        Finding(
+            "capture_lost",
+            name,
+            f"{name} is {placement}: below 0006 its changes could not be captured",
+            "drop its stream tables first",
+        )
         for name, placement in sources
     ]
     stranded = [
-        Finding("stream_table_stranded", name, f"stream table {name} is {placement}, which 0.2 does not know", "drop it first")
+        Finding(
+            "stream_table_stranded",
+            name,
+            f"stream table {name} is {placement}, which 0.2 does not know",
+            "drop it first",
+        )
         for name, placement in targets
     ]
     return (*lost, *stranded)
@@ -179,7 +200,12 @@ def check(connection: Connection, plan: Sequence[str], direction: str) -> tuple[
             findings.extend(_check_placements(connection))
     except psycopg.errors.InsufficientPrivilege as error:
         findings.append(
-            Finding("no_rights", "pgtrickle", f"the catalog can't be read: {error.diag.message_primary}", "use the catalog's owner or a superuser")
+            Finding(
+                "no_rights",
+                "pgtrickle",
+                f"the catalog can't be read: {error.diag.message_primary}",
+                "use the catalog's owner or a superuser",
+            )
         )
     return tuple(findings)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import psycopg
 import sqlalchemy
@@ -78,11 +79,13 @@ def migrations_path() -> Path:
     """
     spec = importlib.util.find_spec("migrations")
     if spec is None or not spec.submodule_search_locations:
-        raise HarnessError("the package `migrations` is missing from this installation", hint="install the project again")
+        raise HarnessError(
+            "the package `migrations` is missing from this installation", hint="install the project again"
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def make_config(connection: sqlalchemy.Connection | None = None, *, output: io.TextIOBase | None = None) -> Config:
+def make_config(connection: sqlalchemy.Connection | None = None, *, output: TextIO | None = None) -> Config:
     """Alembic's configuration for the packaged chain; with a connection, for that one."""
     config = Config(output_buffer=output) if output is not None else Config()
     config.set_main_option("script_location", str(migrations_path()).replace("%", "%%"))
@@ -92,7 +95,9 @@ def make_config(connection: sqlalchemy.Connection | None = None, *, output: io.T
 
 
 @contextmanager
-def _engine_connection(dsn: str, on_notice: Callable[[psycopg.errors.Diagnostic], None], options: ChainOptions) -> Iterator[sqlalchemy.Connection]:
+def _engine_connection(
+    dsn: str, on_notice: Callable[[psycopg.errors.Diagnostic], None], options: ChainOptions
+) -> Iterator[sqlalchemy.Connection]:
     def open_connection() -> Connection:
         opened = connect(dsn, autocommit=False)
         opened.add_notice_handler(on_notice)
@@ -219,7 +224,9 @@ def upgrade(
     _run(dsn, revision, "up", on_event, options)
 
 
-def downgrade(dsn: str, revision: str, *, on_event: Listener | None = None, options: ChainOptions = ChainOptions()) -> None:
+def downgrade(
+    dsn: str, revision: str, *, on_event: Listener | None = None, options: ChainOptions = ChainOptions()
+) -> None:
     """Take a database down to a revision (``base``: below the baseline, refused while stream tables are left).
 
     Raises and arguments as :func:`upgrade`.
@@ -248,7 +255,9 @@ def offline_sql(direction: str, start: str, end: str) -> str:
         with redirect_stdout(output):
             (command.upgrade if direction == "up" else command.downgrade)(config, f"{start}:{end}", sql=True)
     except CommandError as error:
-        raise BadInputError(f"no script leads {direction} from {start} to {end}: {error}", hint="see `harness migrate status`") from None
+        raise BadInputError(
+            f"no script leads {direction} from {start} to {end}: {error}", hint="see `harness migrate status`"
+        ) from None
     return output.getvalue()
 
 

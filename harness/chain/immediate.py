@@ -1,0 +1,124 @@
+"""IMMEDIATE stream tables: their triggers call the extension's library, so without it they become DIFFERENTIAL."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from harness.chain.connection import Connection
+from harness.chain.runner import migrations_path
+
+
+def fetch_immediate(connection: Connection) -> tuple[tuple[int, str], ...]:
+    """Id and qualified name of each IMMEDIATE stream table."""
+    rows = connection.execute(
+        "SELECT pgt_id, format('%I.%I', pgt_schema, pgt_name) FROM pgtrickle.pgt_stream_tables WHERE refresh_mode = 'IMMEDIATE' ORDER BY 1"
+    ).fetchall()
+    return tuple((int(pgt_id), str(name)) for pgt_id, name in rows)
+
+
+def _drop_triggers(connection: Connection, pgt_id: int) -> None:
+    """The eight triggers on each source, and their functions (baseline.md, IMMEDIATE)."""
+    triggers = connection.execute(
+        "SELECT t.tgname, n.nspname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgname ~ ('^pgt_ivm_(before|after)_[a-z]+_' || %s || '$')",
+        (str(pgt_id),),
+    ).fetchall()
+    for trigger, schema, table in triggers:
+        connection.execute(
+            sql.SQL("DROP TRIGGER {} ON {}").format(sql.Identifier(trigger), sql.Identifier(schema, table))
+        )
+    functions = connection.execute(
+        "SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'pgtrickle'::regnamespace AND p.pronargs = 0"
+        " AND p.proname ~ ('^pgt_ivm_(before|after_[a-z]+)_fn_' || %s || '_[0-9]+$')",
+        (str(pgt_id),),
+    ).fetchall()
+    for (function,) in functions:
+        connection.execute(sql.SQL("DROP FUNCTION pgtrickle.{}()").format(sql.Identifier(function)))
+
+
+def _capture(connection: Connection, relid: int) -> None:
+    """A buffer and row triggers as 0.2 makes them, for a source that has none."""
+    row = connection.execute(
+        "SELECT n.nspname, c.relname, to_regclass(format('pgtrickle_changes.%%I', 'changes_' || c.oid)) IS NULL FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s",
+        (relid,),
+    ).fetchone()
+    if row is None or not row[2]:
+        return
+    source = sql.Identifier(row[0], row[1])
+    buffer = sql.Identifier("pgtrickle_changes", f"changes_{relid}")
+    columns = connection.execute(
+        "SELECT ('new_' || a.attname)::name, ('old_' || a.attname)::name, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a"
+        " WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum",
+        (relid,),
+    ).fetchall()
+    pairs = [
+        # The type is the server's own text (format_type).
+        sql.SQL(", {} {}, {} {}").format(sql.Identifier(new), sql.SQL(kind), sql.Identifier(old), sql.SQL(kind))
+        for new, old, kind in columns
+    ]
+    connection.execute(
+        sql.SQL(
+            "CREATE TABLE {} (change_id bigserial, lsn pg_lsn NOT NULL, action character(1) NOT NULL, pk_hash bigint{})"
+        ).format(buffer, sql.Composed(pairs))
+    )
+    connection.execute(
+        sql.SQL("CREATE INDEX {} ON {} (lsn, pk_hash, change_id) INCLUDE (action)").format(
+            sql.Identifier(f"idx_changes_{relid}_lsn_pk_cid"), buffer
+        )
+    )
+    for name, body, event in (
+        ("", sql.SQL("pgtrickle._row_source({}, {})"), sql.SQL("INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW")),
+        ("truncate_", sql.SQL("pgtrickle._truncate_source({1})"), sql.SQL("TRUNCATE ON {} FOR EACH STATEMENT")),
+    ):
+        function = f"pg_trickle_cdc_{name}fn_{relid}"
+        made = body.format(sql.Literal(relid), sql.Literal(f"changes_{relid}"))
+        connection.execute(sql.SQL("SELECT pgtrickle._set_body({}, {}, false)").format(sql.Literal(function), made))
+        connection.execute(
+            sql.SQL("CREATE TRIGGER {} AFTER {} EXECUTE FUNCTION {}()").format(
+                sql.Identifier(f"pg_trickle_cdc_{name}{relid}"),
+                event.format(source),
+                sql.Identifier("pgtrickle_changes", function),
+            )
+        )
+    connection.execute(
+        "INSERT INTO pgtrickle.pgt_change_tracking (source_relid, slot_name, tracked_by_pgt_ids)"
+        " SELECT %(relid)s::oid, 'pg_trickle_cdc_' || %(relid)s, array_agg(pgt_id) FROM pgtrickle.pgt_dependencies WHERE source_relid = %(relid)s::oid"
+        " ON CONFLICT DO NOTHING",
+        {"relid": relid},
+    )
+
+
+def convert(connection: Connection) -> tuple[str, ...]:
+    """Make each IMMEDIATE stream table DIFFERENTIAL, in the caller's transaction.
+
+    Its sources get a change buffer and row triggers, its own triggers go, and it is rebuilt at its first refresh
+    (frontier NULL, ``needs_reinit``): so nothing that was written meanwhile is missed.
+
+    Returns:
+        Their names.
+    """
+    found = fetch_immediate(connection)
+    if not found:
+        return ()
+    files = migrations_path() / "sql"
+    # The generator of 0.2's capture functions; it leaves again below. Its other functions speak of columns that come later.
+    connection.execute("SET LOCAL check_function_bodies = off")
+    connection.execute((files / "0002_steps.sql").read_text(encoding="utf-8").encode())
+    for pgt_id, _name in found:
+        _drop_triggers(connection, pgt_id)
+        sources = connection.execute(
+            "SELECT d.source_relid::bigint FROM pgtrickle.pgt_dependencies d JOIN pg_class c ON c.oid = d.source_relid"
+            " WHERE d.pgt_id = %s AND c.relkind IN ('r', 'p')",
+            (pgt_id,),
+        ).fetchall()
+        for (relid,) in sources:
+            _capture(connection, relid)
+        connection.execute(
+            "UPDATE pgtrickle.pgt_stream_tables SET refresh_mode = 'DIFFERENTIAL', frontier = NULL, needs_reinit = true, updated_at = now()"
+            " WHERE pgt_id = %s",
+            (pgt_id,),
+        )
+    connection.execute((files / "0002_steps_end.sql").read_text(encoding="utf-8").encode())
+    connection.execute("SET LOCAL check_function_bodies = on")
+    return tuple(name for _, name in found)
