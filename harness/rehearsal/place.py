@@ -20,6 +20,7 @@ from harness.rehearsal.source import (
     SourceFacts,
     connect_source,
     fetch_facts,
+    show_dsn,
     told_as_source_failure,
 )
 
@@ -70,7 +71,8 @@ def look_around(options: RehearsalOptions) -> Looked:
         return Looked(installation, None, ())
     is_physical = options.copy == "physical"
     with connect_source(options.dsn) as connection:
-        facts = fetch_facts(connection, options.dsn)
+        with told_as_source_failure(show_dsn(options.dsn)):
+            facts = fetch_facts(connection, options.dsn)
         with told_as_source_failure(facts.shown):
             chosen = choose_for(find_installations(), facts, same_major=is_physical)
             if chosen is None:

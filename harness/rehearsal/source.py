@@ -129,12 +129,16 @@ def connect_source(dsn: str) -> Connection:
             f"cannot connect to {show_dsn(dsn) or 'the default database'}: {reason}",
             hint="check host, port, database, role and password; `psql` with the same values shows the same answer",
         ) from None
-    # Where something between us and the server (a pooler) drops the options, this still holds.
-    connection.execute("SET default_transaction_read_only = on")
-    check_major(connection)
-    # A snapshot is held while the dump runs: no limit of the role or the database may cut it off.
-    for setting in ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"):
-        connection.execute(sql.SQL("SET {} = 0").format(sql.Identifier(setting)))
+    try:
+        # Where something between us and the server (a pooler) drops the options, this still holds.
+        connection.execute("SET default_transaction_read_only = on")
+        check_major(connection)
+        # A snapshot is held while the dump runs: no limit of the role or the database may cut it off.
+        for setting in ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"):
+            connection.execute(sql.SQL("SET {} = 0").format(sql.Identifier(setting)))
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
