@@ -1,6 +1,7 @@
 """Alembic's environment: where the chain connects, one chain at a time, one transaction a revision.
 
-The connection comes from ``Config.attributes["connection"]`` (``harness migrate``), from ``-x dsn=...``, or from ``HARNESS_DSN``.
+The connection comes from ``Config.attributes["connection"]`` (``harness migrate``), from ``-x dsn=...``,
+or from ``HARNESS_DSN``.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def _prepare(connection: Connection) -> None:
     catalog = connection.execute(text("SELECT to_regclass('pgtrickle.pgt_stream_tables') IS NOT NULL")).scalar()
     if catalog and not versioned:
         raise CommandError(
-            "schema pgtrickle holds an installation that this chain did not make; take it over with `harness migrate adopt`"
+            "schema pgtrickle holds an installation that this chain did not make;"
+            " take it over with `harness migrate adopt`"
         )
     connection.execute(text("CREATE SCHEMA IF NOT EXISTS pgtrickle"))
     connection.execute(text("SELECT set_config('search_path', 'pg_catalog, pg_temp', false)"))

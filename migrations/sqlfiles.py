@@ -1,4 +1,4 @@
-"""Runs the SQL files beside the revisions, online on the driver's connection and offline as text, byte for byte the same."""
+"""Runs the SQL files beside the revisions: online on the driver's connection, offline as text, the same bytes."""
 
 from __future__ import annotations
 

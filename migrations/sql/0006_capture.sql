@@ -20,7 +20,7 @@ CREATE OR REPLACE FUNCTION pgtrickle._statement_source(relid oid, buffer name) R
 LANGUAGE plpgsql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $function$
--- The body of the function behind a source's statement triggers.
+-- The body of the function behind a source's statement triggers. It declares nothing: a variable's name could be a column's.
 DECLARE
     new_names text;
     old_names text;
@@ -34,18 +34,16 @@ BEGIN
     INTO new_names, old_names, new_values, old_values
     FROM jsonb_array_elements(pgtrickle._source_columns(relid)) WITH ORDINALITY AS e(c, place);
     RETURN format($body$
-DECLARE
-    at CONSTANT pg_catalog.pg_lsn := pg_catalog.pg_current_wal_insert_lsn();
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
-        INSERT INTO pgtrickle_changes.%1$I (lsn, action) VALUES (at, 'T');
+        INSERT INTO pgtrickle_changes.%1$I (lsn, action) VALUES (pg_catalog.pg_current_wal_insert_lsn(), 'T');
         RETURN NULL;
     END IF;
     IF TG_OP <> 'INSERT' THEN
-        INSERT INTO pgtrickle_changes.%1$I (lsn, action%3$s) SELECT at, 'D'%5$s FROM __pgt_old AS o;
+        INSERT INTO pgtrickle_changes.%1$I (lsn, action%3$s) SELECT pg_catalog.pg_current_wal_insert_lsn(), 'D'%5$s FROM __pgt_old AS o;
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        INSERT INTO pgtrickle_changes.%1$I (lsn, action%2$s) SELECT at, 'I'%4$s FROM __pgt_new AS n;
+        INSERT INTO pgtrickle_changes.%1$I (lsn, action%2$s) SELECT pg_catalog.pg_current_wal_insert_lsn(), 'I'%4$s FROM __pgt_new AS n;
     END IF;
     RETURN NULL;
 END;

@@ -12,15 +12,9 @@ depends_on = None
 
 
 def _install_findings() -> None:
-    query = (SQL / "0002_findings.sql").read_text(encoding="utf-8")
-    run(
-        "CREATE OR REPLACE FUNCTION pgtrickle._findings() RETURNS TABLE (code text, subject text, message text, hint text)\n"
-        "LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $findings$\n"
-        "WITH names AS (SELECT s.relid, pgtrickle.stable_name(s.relid) AS stable_name FROM (\n"
-        "    SELECT source_relid AS relid FROM pgtrickle.pgt_change_tracking\n"
-        "    UNION SELECT source_relid FROM pgtrickle.pgt_dependencies) s\n"
-        "    JOIN pg_class c ON c.oid = s.relid),\n" + query + "$findings$;\n"
-    )
+    # The preflight runs the query in the middle by itself, so its function is put together here.
+    parts = ("0002_findings_head", "0002_findings", "0002_findings_tail")
+    run("".join((SQL / f"{name}.sql").read_text(encoding="utf-8") for name in parts))
 
 
 def upgrade() -> None:
