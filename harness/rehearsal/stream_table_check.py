@@ -7,6 +7,7 @@ the buffer and the table still fit together, which is what a migration can break
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -71,12 +72,14 @@ def check_stream_tables(
     Returns:
         One result a stream table. Skipped, with the reason, where its contents as of the frontier cannot be known.
     """
+    row = conn.execute("SELECT to_regprocedure('pgtrickle.is_pending(jsonb, pg_lsn, xid8)') IS NOT NULL").fetchone()
+    by_transaction = bool(row and row[0])
     results = []
     for stream_table in _fetch_stream_tables(conn):
         label = stream_table.table.label
         verdict, detail, was_wrong_before = Verdict.PASSED, "", False
         try:
-            _examine(conn, stream_table)
+            _examine(conn, stream_table, by_transaction=by_transaction)
         except _CannotTellError as reason:
             verdict, detail = Verdict.SKIPPED, str(reason)
         except (_WrongError, psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError) as error:
@@ -106,7 +109,7 @@ def _fetch_stream_tables(conn: Connection) -> list[_StreamTable]:
     ]
 
 
-def _examine(conn: Connection, stream_table: _StreamTable) -> None:
+def _examine(conn: Connection, stream_table: _StreamTable, *, by_transaction: bool) -> None:
     """Raises _CannotTellError or _WrongError; otherwise the stream table is right."""
     if stream_table.needs_reinit:
         raise _CannotTellError("it is marked needs_reinit: its next refresh rebuilds it")
@@ -122,8 +125,9 @@ def _examine(conn: Connection, stream_table: _StreamTable) -> None:
     with conn.transaction(force_rollback=True):
         conn.execute("SET LOCAL session_replication_role = replica")
         conn.execute("SET LOCAL row_security = off")
-        for source, buffer, key in undone:
-            _undo_pending(conn, stream_table, source, buffer, key)
+        for number, (source, buffer, key) in enumerate(undone):
+            pending = _pending_condition(stream_table, key, by_transaction=by_transaction)
+            _undo_pending(conn, source, buffer, pending, number)
         _compare(conn, stream_table, tables[0])
 
 
@@ -175,49 +179,43 @@ SELECT d.source_relid::bigint, d.source_type, coalesce(i.last_refresh_at > st.la
     return [_Dependency(*row) for row in rows]
 
 
-def _pending_condition(conn: Connection, stream_table: _StreamTable, buffer: TableName, key: str) -> sql.Composed:
+def _pending_condition(stream_table: _StreamTable, key: str, *, by_transaction: bool) -> sql.Composed:
     """Holds for a row ``b`` of the buffer that the stream table has not taken yet, by the rule of this revision."""
-    row = conn.execute(
-        "SELECT to_regprocedure('pgtrickle.is_pending(jsonb, pg_lsn, xid8)') IS NOT NULL AND EXISTS ("
-        " SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid"
-        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname = %s AND c.relname = %s AND a.attname = 'xid' AND NOT a.attisdropped)",
-        [buffer.schema, buffer.name],
-    ).fetchone()
-    position = sql.SQL(
-        "(SELECT frontier -> 'sources' -> {} FROM pgtrickle.pgt_stream_tables WHERE pgt_id = {})"
-    ).format(sql.Literal(key), sql.Literal(stream_table.pgt_id))
-    if row is not None and row[0]:
-        return sql.SQL("pgtrickle.is_pending({}, b.lsn, b.xid)").format(position)
-    return sql.SQL("b.lsn > ({} ->> 'lsn')::pg_lsn").format(position)
+    positions = (stream_table.frontier or {}).get("sources")
+    position = positions[key] if isinstance(positions, dict) else {}
+    if by_transaction:
+        return sql.SQL("pgtrickle.is_pending({}::jsonb, b.lsn, b.xid)").format(sql.Literal(json.dumps(position)))
+    return sql.SQL("b.lsn > {}::pg_lsn").format(sql.Literal(position["lsn"]))
 
 
-def _undo_pending(
-    conn: Connection, stream_table: _StreamTable, source: SourceTable, buffer: TableName, key: str
-) -> None:
+def _undo_pending(conn: Connection, source: SourceTable, buffer: TableName, pending: sql.Composed, number: int) -> None:
     """Take a source back to the frontier: rows that came since go, rows that went come back, by their net count."""
-    pending = _pending_condition(conn, stream_table, buffer, key)
-    truncated = conn.execute(
-        sql.SQL("SELECT count(*) FROM {} b WHERE b.action = 'T' AND {}").format(buffer.identifier, pending)
+    row = conn.execute(
+        sql.SQL("SELECT count(*), count(*) FILTER (WHERE b.action = 'T') FROM {} b WHERE {}").format(
+            buffer.identifier, pending
+        )
     ).fetchone()
-    if truncated is not None and truncated[0]:
+    count, truncated = row if row is not None else (0, 0)
+    if truncated:
         raise _CannotTellError(f"{source.label} was truncated since its last refresh: what it held then is gone")
+    if not count:
+        return
+    undo = sql.Identifier("pg_temp", f"harness_undo_{number}")
     columns = source.captured
     names = sql.SQL(", ").join([sql.Identifier(column.name) for column in columns])
 
     def typed(prefix: str) -> sql.Composed:
         return sql.SQL(", ").join(
             sql.SQL("b.{} AS {}").format(
-                sql.Identifier(column.new_name if prefix == "new" else column.old_name), sql.Identifier(f"c{number}")
+                sql.Identifier(column.new_name if prefix == "new" else column.old_name), sql.Identifier(f"c{place}")
             )
-            for number, column in enumerate(columns)
+            for place, column in enumerate(columns)
         )
 
-    positions = [sql.Identifier(f"c{number}") for number in range(len(columns))]
-    conn.execute(sql.SQL("DROP TABLE IF EXISTS pg_temp.harness_undo"))
+    positions = [sql.Identifier(f"c{place}") for place in range(len(columns))]
     conn.execute(
         sql.SQL("""
-CREATE TEMPORARY TABLE harness_undo AS
+CREATE TEMPORARY TABLE {undo} AS
 SELECT * FROM (
     SELECT DISTINCT ON (h1, h2) *, sum(weight) OVER (PARTITION BY h1, h2) AS net
       FROM (SELECT *, {hashes} FROM (
@@ -228,6 +226,7 @@ SELECT * FROM (
                     WHERE b.action IN ('D', 'U') AND {pending}) o) i) h) d
  WHERE net <> 0
 """).format(
+            undo=undo,
             hashes=hashes_of(sql.Identifier("image")),
             image=image_of(positions),
             new=typed("new"),
@@ -236,17 +235,18 @@ SELECT * FROM (
             pending=pending,
         )
     )
-    conn.execute("ANALYZE pg_temp.harness_undo")
-    _delete_came(conn, source)
+    if count > 1000:  # below, a bad plan costs less than the statistics
+        conn.execute(sql.SQL("ANALYZE {}").format(undo))
+    _delete_came(conn, source, undo)
     conn.execute(
         sql.SQL(
             "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE"
-            " SELECT {} FROM pg_temp.harness_undo u, generate_series(1, -u.net) WHERE u.net < 0"
-        ).format(source.table.identifier, names, sql.SQL(", ").join(positions))
+            " SELECT {} FROM {} u, generate_series(1, -u.net) WHERE u.net < 0"
+        ).format(source.table.identifier, names, sql.SQL(", ").join(positions), undo)
     )
 
 
-def _delete_came(conn: Connection, source: SourceTable) -> None:
+def _delete_came(conn: Connection, source: SourceTable, undo: sql.Identifier) -> None:
     """Deletes the rows of positive net; of equal rows as many as came. By key where there is one, else by hash."""
     image = image_of([sql.Identifier("s", column.name) for column in source.captured])
     by_key = [
@@ -258,12 +258,14 @@ def _delete_came(conn: Connection, source: SourceTable) -> None:
         sql.SQL("""
 WITH came AS (
     SELECT s.tableoid AS leaf, s.ctid AS place, u.net, row_number() OVER (PARTITION BY u.h1, u.h2) AS n
-      FROM {rows} s JOIN pg_temp.harness_undo u
+      FROM {rows} s JOIN {undo} u
         ON {by_key} pg_catalog.hashtextextended({image} COLLATE "C", 1) = u.h1 WHERE u.net > 0)
 DELETE FROM {rows} t USING came WHERE t.tableoid = came.leaf AND t.ctid = came.place AND came.n <= came.net
-""").format(rows=source.rows_from, by_key=sql.SQL("").join(by_key), image=image)
+""").format(rows=source.rows_from, undo=undo, by_key=sql.SQL("").join(by_key), image=image)
     ).rowcount
-    expected = conn.execute("SELECT coalesce(sum(net), 0)::bigint FROM pg_temp.harness_undo WHERE net > 0").fetchone()
+    expected = conn.execute(
+        sql.SQL("SELECT coalesce(sum(net), 0)::bigint FROM {} WHERE net > 0").format(undo)
+    ).fetchone()
     if expected is not None and deleted != expected[0]:
         raise _WrongError(
             f"the buffer of {source.label} has {expected[0]} pending new rows, the table holds {deleted} of them"
