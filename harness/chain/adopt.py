@@ -1,4 +1,4 @@
-"""Takes over an existing 0.2 installation: out of the extension, its C functions replaced, stamped; in one transaction or not at all."""
+"""Takes over a 0.2 installation: out of the extension, C functions replaced, stamped, in one transaction."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from harness.chain.runner import migrations_path
 from harness.errors import Finding, MissingPrivilegeError, PreflightError, RefusedError, UnsupportedVersionError
 
 EXTENSION = "pg_trickle"
-# What the baseline brings with it (migrations/sql/0001_hash.sql); every other function of the extension's leaves with it.
+# What the baseline brings with it (migrations/sql/0001_hash.sql); every other function of the extension's leaves
+# with it.
 KEPT_FUNCTIONS = frozenset({"pg_trickle_hash", "pg_trickle_hash_multi", "parse_duration_seconds"})
-# A difference in these makes the chain's own statements fail or lie; in others (owner, rights, comments, more indexes) it does not.
+# A difference in these makes the chain's own statements fail or lie; in others (owner, rights, comments, more
+# indexes) it does not.
 _MUST_MATCH = frozenset({"column", "constraint"})
 # The catalog is locked while it changes hands; nobody waits for it longer than this, in milliseconds.
 LOCK_TIMEOUT_MS = 2000
@@ -65,7 +67,8 @@ def _refuse_early(connection: Connection, dsn: str) -> None:
             f"{describe_dsn(dsn)} is at revision {revision} already", hint="see `harness migrate status`"
         )
     row = connection.execute(
-        "SELECT to_regclass('pgtrickle.pgt_stream_tables') IS NOT NULL, current_setting('is_superuser') = 'on', current_user"
+        "SELECT to_regclass('pgtrickle.pgt_stream_tables') IS NOT NULL, current_setting('is_superuser') = 'on',"
+        " current_user"
     ).fetchone()
     has_catalog, is_superuser, role = row if row is not None else (False, False, "?")
     if not has_catalog:
@@ -82,7 +85,8 @@ def _refuse_early(connection: Connection, dsn: str) -> None:
 
 def _find_preloaded(connection: Connection) -> tuple[Finding, ...]:
     rows = connection.execute(
-        "SELECT name, setting FROM pg_settings WHERE name IN ('shared_preload_libraries', 'session_preload_libraries', 'local_preload_libraries')"
+        "SELECT name, setting FROM pg_settings WHERE name IN"
+        " ('shared_preload_libraries', 'session_preload_libraries', 'local_preload_libraries')"
         " AND setting ~ '(^|[,/\" ])pg_trickle([,.\" ]|$)'"
     ).fetchall()
     findings = [
@@ -132,7 +136,8 @@ def _members(connection: Connection) -> tuple[tuple[str, str, str], ...]:
     rows = connection.execute(
         "SELECT i.type, i.identity, coalesce(i.name, '') FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid"
         " CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, d.objsubid) i"
-        " WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = %s ORDER BY i.type, i.identity",
+        " WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = %s"
+        " ORDER BY i.type, i.identity",
         (EXTENSION,),
     ).fetchall()
     return tuple((kind, identity, name) for kind, identity, name in rows)
@@ -170,7 +175,8 @@ def _replace_functions(connection: Connection) -> None:
 
 def _stamp(connection: Connection) -> None:
     connection.execute(
-        "CREATE TABLE pgtrickle.alembic_version (version_num varchar(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+        "CREATE TABLE pgtrickle.alembic_version (version_num varchar(32) NOT NULL,"
+        " CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
     )
     connection.execute("INSERT INTO pgtrickle.alembic_version (version_num) VALUES ('0001')")
 
@@ -202,12 +208,14 @@ def find_obstacles(
 def adopt(dsn: str, *, mode: Literal["refuse", "differential"] = "refuse") -> AdoptReport:
     """Take over an installation of pg_trickle 0.2, in one transaction; on Citus it runs on the coordinator.
 
-    Its catalog rows, buffers, triggers, storage tables and pending changes stay as they are (baseline.md: members and what is none).
+    Its catalog rows, buffers, triggers, storage tables and pending changes stay as they are (baseline.md: members and
+    what is none).
     The extension is gone afterwards, its library is not needed, and the database stands at revision ``0001``.
 
     Args:
         dsn: the database, as a superuser.
-        mode: what happens to IMMEDIATE stream tables, whose triggers call the library: refuse, or make them DIFFERENTIAL.
+        mode: what happens to IMMEDIATE stream tables, whose triggers call the library: refuse, or make them
+            DIFFERENTIAL.
 
     Returns:
         What was done.
@@ -223,7 +231,8 @@ def adopt(dsn: str, *, mode: Literal["refuse", "differential"] = "refuse") -> Ad
         connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
         connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
         connection.execute(
-            "LOCK TABLE pgtrickle.pgt_stream_tables, pgtrickle.pgt_dependencies, pgtrickle.pgt_change_tracking IN ACCESS EXCLUSIVE MODE"
+            "LOCK TABLE pgtrickle.pgt_stream_tables, pgtrickle.pgt_dependencies, pgtrickle.pgt_change_tracking"
+            " IN ACCESS EXCLUSIVE MODE"
         )
         findings, differences = find_obstacles(connection, mode)
         if findings:

@@ -11,7 +11,8 @@ from harness.chain.runner import migrations_path
 def fetch_immediate(connection: Connection) -> tuple[tuple[int, str], ...]:
     """Id and qualified name of each IMMEDIATE stream table."""
     rows = connection.execute(
-        "SELECT pgt_id, format('%I.%I', pgt_schema, pgt_name) FROM pgtrickle.pgt_stream_tables WHERE refresh_mode = 'IMMEDIATE' ORDER BY 1"
+        "SELECT pgt_id, format('%I.%I', pgt_schema, pgt_name) FROM pgtrickle.pgt_stream_tables"
+        " WHERE refresh_mode = 'IMMEDIATE' ORDER BY 1"
     ).fetchall()
     return tuple((int(pgt_id), str(name)) for pgt_id, name in rows)
 
@@ -19,8 +20,10 @@ def fetch_immediate(connection: Connection) -> tuple[tuple[int, str], ...]:
 def _drop_triggers(connection: Connection, pgt_id: int) -> None:
     """The eight triggers on each source, and their functions (baseline.md, IMMEDIATE)."""
     triggers = connection.execute(
-        "SELECT t.tgname, n.nspname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgname ~ ('^pgt_ivm_(before|after)_[a-z]+_' || %s || '$')",
+        "SELECT t.tgname, n.nspname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE NOT t.tgisinternal AND t.tgparentid = 0"
+        " AND t.tgname ~ ('^pgt_ivm_(before|after)_[a-z]+_' || %s || '$')",
         (str(pgt_id),),
     ).fetchall()
     for trigger, schema, table in triggers:
@@ -39,7 +42,8 @@ def _drop_triggers(connection: Connection, pgt_id: int) -> None:
 def _capture(connection: Connection, relid: int) -> None:
     """A buffer and row triggers as 0.2 makes them, for a source that has none."""
     row = connection.execute(
-        "SELECT n.nspname, c.relname, to_regclass(format('pgtrickle_changes.%%I', 'changes_' || c.oid)) IS NULL FROM pg_class c"
+        "SELECT n.nspname, c.relname, to_regclass(format('pgtrickle_changes.%%I', 'changes_' || c.oid)) IS NULL"
+        " FROM pg_class c"
         " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s",
         (relid,),
     ).fetchone()
@@ -48,7 +52,8 @@ def _capture(connection: Connection, relid: int) -> None:
     source = sql.Identifier(row[0], row[1])
     buffer = sql.Identifier("pgtrickle_changes", f"changes_{relid}")
     columns = connection.execute(
-        "SELECT ('new_' || a.attname)::name, ('old_' || a.attname)::name, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a"
+        "SELECT ('new_' || a.attname)::name, ('old_' || a.attname)::name, format_type(a.atttypid, a.atttypmod)"
+        " FROM pg_attribute a"
         " WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum",
         (relid,),
     ).fetchall()
@@ -83,7 +88,8 @@ def _capture(connection: Connection, relid: int) -> None:
         )
     connection.execute(
         "INSERT INTO pgtrickle.pgt_change_tracking (source_relid, slot_name, tracked_by_pgt_ids)"
-        " SELECT %(relid)s::oid, 'pg_trickle_cdc_' || %(relid)s, array_agg(pgt_id) FROM pgtrickle.pgt_dependencies WHERE source_relid = %(relid)s::oid"
+        " SELECT %(relid)s::oid, 'pg_trickle_cdc_' || %(relid)s, array_agg(pgt_id)"
+        " FROM pgtrickle.pgt_dependencies WHERE source_relid = %(relid)s::oid"
         " ON CONFLICT DO NOTHING",
         {"relid": relid},
     )
@@ -102,7 +108,8 @@ def convert(connection: Connection) -> tuple[str, ...]:
     if not found:
         return ()
     files = migrations_path() / "sql"
-    # The generator of 0.2's capture functions; it leaves again below. Its other functions speak of columns that come later.
+    # The generator of 0.2's capture functions; it leaves again below. Its other functions speak of columns that
+    # come later.
     connection.execute("SET LOCAL check_function_bodies = off")
     connection.execute((files / "0002_steps.sql").read_text(encoding="utf-8").encode())
     for pgt_id, _name in found:
@@ -115,7 +122,8 @@ def convert(connection: Connection) -> tuple[str, ...]:
         for (relid,) in sources:
             _capture(connection, relid)
         connection.execute(
-            "UPDATE pgtrickle.pgt_stream_tables SET refresh_mode = 'DIFFERENTIAL', frontier = NULL, needs_reinit = true, updated_at = now()"
+            "UPDATE pgtrickle.pgt_stream_tables"
+            " SET refresh_mode = 'DIFFERENTIAL', frontier = NULL, needs_reinit = true, updated_at = now()"
             " WHERE pgt_id = %s",
             (pgt_id,),
         )

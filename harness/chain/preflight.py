@@ -79,7 +79,8 @@ def _check_catalog(connection: Connection, revision: str | None) -> tuple[Findin
 
 def _check_rights(connection: Connection, plan: Sequence[str], direction: str) -> tuple[Finding, ...]:
     row = connection.execute(
-        "SELECT current_user, rolsuper, has_database_privilege(current_database(), 'CREATE'), current_database(), pg_is_in_recovery(),"
+        "SELECT current_user, rolsuper, has_database_privilege(current_database(), 'CREATE'), current_database(),"
+        " pg_is_in_recovery(),"
         " current_setting('default_transaction_read_only')"
         " FROM pg_roles WHERE rolname = current_user"
     ).fetchone()
@@ -94,7 +95,8 @@ def _check_rights(connection: Connection, plan: Sequence[str], direction: str) -
             Finding(
                 "needs_superuser",
                 role,
-                f"revision 0006 {'makes' if direction == 'up' else 'removes'} event triggers, which PostgreSQL allows to superusers only",
+                f"revision 0006 {'makes' if direction == 'up' else 'removes'} event triggers,"
+                " which PostgreSQL allows to superusers only",
                 "run the chain as a superuser, or go up to 0005 only",
             )
         )
@@ -131,14 +133,16 @@ def _check_prepared(connection: Connection) -> tuple[Finding, ...]:
     rows = connection.execute(
         "SELECT x.gid, x.owner, x.prepared::text, string_agg(DISTINCT l.relation::regclass::text, ', ')"
         " FROM pg_prepared_xacts x JOIN pg_locks l ON l.virtualtransaction = '-1/' || x.transaction"
-        " WHERE x.database = current_database() AND l.relation IN (SELECT source_relid FROM pgtrickle.pgt_change_tracking)"
+        " WHERE x.database = current_database()"
+        " AND l.relation IN (SELECT source_relid FROM pgtrickle.pgt_change_tracking)"
         " GROUP BY 1, 2, 3 ORDER BY 1"
     ).fetchall()
     return tuple(
         Finding(
             "prepared_transaction",
             relations,
-            f"prepared transaction {gid!r} of {owner} has held {relations} since {since}, and the chain would wait for it",
+            f"prepared transaction {gid!r} of {owner} has held {relations} since {since},"
+            " and the chain would wait for it",
             "COMMIT PREPARED or ROLLBACK PREPARED it first",
         )
         for gid, owner, since, relations in rows
@@ -146,13 +150,14 @@ def _check_prepared(connection: Connection) -> tuple[Finding, ...]:
 
 
 def _check_placements(connection: Connection) -> tuple[Finding, ...]:
-    """Going below 0006 would take away capture that only 0006 has (a distributed source's), or strand a stream table."""
+    """Going below 0006 would take away capture only 0006 has (a distributed source's), or strand a stream table."""
     sources = connection.execute(
         "SELECT DISTINCT d.source_relid::regclass::text, d.source_placement FROM pgtrickle.pgt_dependencies d"
         " WHERE d.source_placement <> 'local' ORDER BY 1"
     ).fetchall()
     targets = connection.execute(
-        "SELECT format('%I.%I', pgt_schema, pgt_name), st_placement FROM pgtrickle.pgt_stream_tables WHERE st_placement <> 'local' ORDER BY 1"
+        "SELECT format('%I.%I', pgt_schema, pgt_name), st_placement FROM pgtrickle.pgt_stream_tables"
+        " WHERE st_placement <> 'local' ORDER BY 1"
     ).fetchall()
     lost = [
         Finding(

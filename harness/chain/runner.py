@@ -102,7 +102,8 @@ def _engine_connection(
         opened = connect(dsn, autocommit=False)
         opened.add_notice_handler(on_notice)
         opened.execute(
-            "SELECT set_config('pgtrickle.chain_lock_timeout_ms', %s, false), set_config('pgtrickle.chain_deadline_s', %s, false)",
+            "SELECT set_config('pgtrickle.chain_lock_timeout_ms', %s, false),"
+            " set_config('pgtrickle.chain_deadline_s', %s, false)",
             (str(options.lock_timeout_ms), str(options.deadline_s)),
         )
         opened.commit()
@@ -174,7 +175,8 @@ def _run_revision(dsn: str, revision: str, direction: str, listener: Listener, o
                 raise translate(original, doing=f"revision {revision} {direction}") from error
             raise
         except psycopg.errors.LockNotAvailable as error:
-            # The catalog itself was locked (a step's own wait has a deadline and a hint of its own): nothing of the revision is lost.
+            # The catalog itself was locked (a step's own wait has a deadline and a hint of its own): nothing of the
+            # revision is lost.
             if error.diag.message_hint or time.monotonic() - begun > options.deadline_s:
                 raise translate(error, doing=f"revision {revision} {direction}") from error
             log.info("catalog locked, trying again", revision=revision, direction=direction)
@@ -191,7 +193,8 @@ def _run(dsn: str, target: str, direction: str, on_event: Listener | None, optio
         now = preflight.fetch_revision(connection)
         if now is not None and now not in REVISIONS:
             raise UnsupportedVersionError(
-                f"the catalog on {describe_dsn(dsn)} is at revision {now!r}, and this harness knows {REVISIONS[0]} to {REVISIONS[-1]}",
+                f"the catalog on {describe_dsn(dsn)} is at revision {now!r},"
+                f" and this harness knows {REVISIONS[0]} to {REVISIONS[-1]}",
                 hint="use the harness that made it",
             )
         plan = _plan(now, target, direction)

@@ -82,7 +82,8 @@ def fetch_status(dsn: str) -> ChainStatus:
         revision = preflight.fetch_revision(connection)
         if revision is not None and revision not in REVISIONS:
             raise UnsupportedVersionError(
-                f"{describe_dsn(dsn)} is at revision {revision!r}, and this harness knows {REVISIONS[0]} to {REVISIONS[-1]}",
+                f"{describe_dsn(dsn)} is at revision {revision!r},"
+                f" and this harness knows {REVISIONS[0]} to {REVISIONS[-1]}",
                 hint="use the harness that made it",
             )
         findings = preflight.check_upgrade(connection)
@@ -96,14 +97,16 @@ def fetch_status(dsn: str) -> ChainStatus:
         if has_catalog:
             found = connection.execute(
                 "SELECT (SELECT count(*) FROM pgtrickle.pgt_change_tracking),"
-                " (SELECT count(*) FROM pgtrickle.pgt_change_tracking WHERE to_regclass('pgtrickle_changes.changes_' || source_relid) IS NOT NULL),"
+                " (SELECT count(*) FROM pgtrickle.pgt_change_tracking"
+                " WHERE to_regclass('pgtrickle_changes.changes_' || source_relid) IS NOT NULL),"
                 " (SELECT count(*) FROM pgtrickle.pgt_stream_tables)"
             ).fetchone()
             counts = counts if found is None else (found[0], found[1], found[2])
             reinit = tuple(
                 name
                 for (name,) in connection.execute(
-                    "SELECT format('%I.%I', pgt_schema, pgt_name) FROM pgtrickle.pgt_stream_tables WHERE needs_reinit ORDER BY 1"
+                    "SELECT format('%I.%I', pgt_schema, pgt_name) FROM pgtrickle.pgt_stream_tables"
+                    " WHERE needs_reinit ORDER BY 1"
                 )
             )
     done = REVISIONS.index(revision) + 1 if revision is not None else 0

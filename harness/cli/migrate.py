@@ -25,7 +25,8 @@ SCHEMA = "harness/migrate/1"
 Dsn = Annotated[
     str | None,
     typer.Option(
-        help="The database, as a libpq string or URI; else HARNESS_DSN. Keep passwords in PGPASSWORD or a password file.",
+        help="The database, as a libpq string or URI; else HARNESS_DSN."
+        " Keep passwords in PGPASSWORD or a password file.",
         show_default=False,
     ),
 ]
@@ -71,7 +72,8 @@ class _Reporter:
             self._moved += 1
         elif event.kind == "waiting":
             self._console.print(
-                f"  {event.revision} waits for {event.source}: {event.detail.get('holder')} (try {event.detail.get('attempts')})",
+                f"  {event.revision} waits for {event.source}: {event.detail.get('holder')}"
+                f" (try {event.detail.get('attempts')})",
                 markup=False,
             )
         elif event.kind == "reinit":
@@ -167,7 +169,7 @@ def adopt(
     ] = Immediate.REFUSE,
     as_json: Json = False,
 ) -> None:
-    """Take over a pg_trickle 0.2 installation: out of the extension, without its library, at revision 0001. All or nothing."""
+    """Take over a pg_trickle 0.2 installation: off the extension and its library, at revision 0001. All or nothing."""
     report = adopt_installation(_dsn(dsn), mode=immediate.value)
     if as_json:
         typer.echo(
@@ -186,7 +188,8 @@ def adopt(
         return
     owner = f"extension {report.extension_version}" if report.extension_version else "no extension"
     typer.echo(
-        f"taken over from {owner}: {report.members} members set free, {len(report.dropped)} dropped; now at revision 0001"
+        f"taken over from {owner}: {report.members} members set free, {len(report.dropped)} dropped;"
+        " now at revision 0001"
     )
     for difference in report.differences:
         typer.echo(f"  differs from the baseline: {difference}")
