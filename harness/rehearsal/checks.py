@@ -159,8 +159,10 @@ def _examine_all(
                     conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                     conn.execute("SET LOCAL row_security = off")
                     detail = examine(source, there[0]) or ""
-            except (psycopg.ProgrammingError, psycopg.DataError) as error:
-                # a column or table that is gone is what a migration may have broken
+            except psycopg.DatabaseError as error:
+                # a column or table that is gone is what a migration may have broken; a server that is gone is not
+                if isinstance(error, psycopg.OperationalError):
+                    raise
                 detail = f"{error.sqlstate}: {error.diag.message_primary}"
         verdict = Verdict.FAILED if detail else Verdict.PASSED
         results.append(CheckResult(name, phase, source.label, verdict, detail))

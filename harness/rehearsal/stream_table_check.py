@@ -82,7 +82,9 @@ def check_stream_tables(
             _examine(conn, stream_table, by_transaction=by_transaction)
         except _CannotTellError as reason:
             verdict, detail = Verdict.SKIPPED, str(reason)
-        except (_WrongError, psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError) as error:
+        except (_WrongError, psycopg.DatabaseError) as error:
+            if isinstance(error, psycopg.OperationalError):
+                raise
             detail = str(error)
             if isinstance(error, psycopg.Error):
                 detail = f"{error.sqlstate}: {error.diag.message_primary}"

@@ -1,7 +1,4 @@
-"""The demonstration's 24 sources: what each is made of, what it is loaded with, and its own special changes.
-
-Longer than other files: it is a list, and reads best as one.
-"""
+"""The demonstration's 24 sources: what each is made of, what it is loaded with, and its own special changes."""
 
 from __future__ import annotations
 
