@@ -50,6 +50,18 @@ class SmallInstallation:
     pgt_id: int
 
 
+def by_cust() -> StreamTableSpec:
+    """An aggregate over the orders."""
+    return StreamTableSpec(
+        TableName("public", "by_cust"),
+        sql.SQL("cust, sum(amt) AS total"),
+        sql.SQL("FROM public.orders GROUP BY cust"),
+        (ORDERS,),
+        row_key=("cust",),
+        is_aggregate=True,
+    )
+
+
 def write_changes(conn: Connection) -> None:
     """A few changes of every kind on every source."""
     conn.execute(CHANGES.encode())
@@ -61,15 +73,7 @@ def build_small_installation(node: Node) -> SmallInstallation:
     with node.connect() as conn:
         conn.execute(_TABLES.encode())
         sources = tuple(install_source(conn, name) for name in (ORDERS, KEYLESS, PARTS))
-        spec = StreamTableSpec(
-            TableName("public", "by_cust"),
-            sql.SQL("cust, sum(amt) AS total"),
-            sql.SQL("FROM public.orders GROUP BY cust"),
-            (ORDERS,),
-            row_key=("cust",),
-            is_aggregate=True,
-        )
-        stream_table = create_stream_table(conn, spec)
+        stream_table = create_stream_table(conn, by_cust())
         write_changes(conn)  # consumed by the refresh that follows, and still in the buffers
         refresh_full(conn, stream_table)
         write_changes(conn)
