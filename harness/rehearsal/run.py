@@ -16,7 +16,14 @@ from psycopg import sql
 from harness.chain import runner
 from harness.chain.catalog import CatalogSnapshot, compare_catalogs, snapshot_catalog
 from harness.chain.runner import ChainEvent, ChainOptions
-from harness.errors import ConnectionRefusedByInput, EnvironmentMissingError, HarnessError, RefusedError, ServerError
+from harness.errors import (
+    ConnectionRefusedByInput,
+    EnvironmentMissingError,
+    HarnessError,
+    RefusedError,
+    ServerError,
+    WaitTimeoutError,
+)
 from harness.postgres.places import run_dir
 from harness.rehearsal import checks, contents, crash, place
 from harness.rehearsal.model import CheckResult, RehearsalResult, StepResult, Verdict
@@ -26,6 +33,7 @@ from harness.rehearsal.stream_table_check import check_stream_tables, wrong_stre
 from harness.rehearsal.tables import Connection, SourceTable, TableName, fetch_buffers, fetch_sources
 from harness.rehearsal.tools import disk_full, is_no_space
 from harness.rehearsal.writers import Writers
+from harness.waiting import wait_until
 
 # Where a failed revision leaves nothing to go on with: these come after it and are recorded as skipped.
 _AFTER_UP = ("down", "check_down", "up_again", "compare")
@@ -33,6 +41,10 @@ _BASELINE = "0001"
 CATALOG_CHECK = "catalog_as_before"
 WRITERS_CHECK = "writers_met_no_error"
 _SHOWN_DIFFERENCES = 3
+# About 40 ms at the writers' own rate (500 a second).
+_WRITES_BETWEEN = 20
+# A writer that waits for somebody's lock does not hold up the rehearsal for longer.
+_WRITING_DEADLINE_S = 2.0
 
 
 @dataclass
@@ -163,7 +175,9 @@ class _Rehearsal:
             try:
                 for number, (revision, target) in enumerate(plan):
                     step.say(f"{revision} {direction}", number / len(plan))
+                    self._let_writers_write()
                     self._run_revision(step, revision, target, direction)
+                self._let_writers_write()
             except HarnessError as error:
                 if isinstance(error, RefusedError | EnvironmentMissingError) or not self.place.server.is_running:
                     raise
@@ -174,6 +188,16 @@ class _Rehearsal:
             if step.verdict is Verdict.PASSED:
                 step.detail = f"{len(plan)} revisions"
         return step.verdict is Verdict.PASSED
+
+    def _let_writers_write(self) -> None:
+        """Some writes between two revisions, so that each has rows that were captured before it, and after a crash
+        everybody is back. Writers that cannot write are told of by their errors, not by this wait.
+        """
+        enough = self.writers.report().commits + _WRITES_BETWEEN
+        with contextlib.suppress(WaitTimeoutError):
+            wait_until(
+                "the writers to write", lambda: self.writers.report().commits >= enough, deadline_s=_WRITING_DEADLINE_S
+            )
 
     def _run_revision(self, step: CurrentStep, revision: str, target: str, direction: str) -> None:
         record = RevisionRecord(revision, direction, self.clock.now_s())
@@ -321,7 +345,7 @@ class _Rehearsal:
             seed=self.seed,
             started_at=self.started_at,
             elapsed_s=self.clock.now_s(),
-            upgrade_s=up[-1].ended_s - up[0].started_s if up else 0.0,
+            upgrade_s=sum(run.ended_s - run.started_s for run in up),
             longest_stall_ms=max((run.longest_stall_ms or 0.0 for run in revisions), default=0.0),
             sources=len(found.sources),
             stream_tables=found.stream_tables,

@@ -12,7 +12,6 @@ from harness.chain import runner
 from harness.chain.runner import REVISIONS
 from harness.errors import CheckFailedError, DiskFullError, HarnessError, ServerGoneError
 from harness.postgres import Server
-from harness.rehearsal import run
 from harness.rehearsal.model import RehearsalResult, Verdict
 from harness.rehearsal.options import STEPS, Progress, RehearsalOptions
 from harness.rehearsal.run import rehearse
@@ -161,7 +160,7 @@ def test_full_disk_on_the_way_is_told(made: list[Server], monkeypatch: pytest.Mo
     def fill(*_arguments: object, **_options: object) -> None:
         raise error
 
-    monkeypatch.setattr(run.contents, "take_first", fill)
+    monkeypatch.setattr("harness.rehearsal.contents.take_first", fill)
     with pytest.raises(DiskFullError, match="no room left"):
         rehearse(SMALL)
     assert_nothing_left(made)
