@@ -131,6 +131,7 @@ class Writer(threading.Thread):
         self._stopping = stopping
         self._conn: Connection | None = None
         self._was_connected = False
+        self._is_warm = False
         self._committing = False
         self._at = 0
 
@@ -175,6 +176,10 @@ class Writer(threading.Thread):
             return
         self._count(done, low=True, high=True)
         self.tally.commits += 1
+        if not self._is_warm:
+            # the first write of a connection fills its caches, which is no stall of the chain
+            self._is_warm = True
+            return
         self.tally.began_s.append(began_s)
         self.tally.took_ms.append((self._now_s() - began_s) * 1000)
         self.tally.plan.append(slowest)
@@ -302,7 +307,7 @@ class Writer(threading.Thread):
                     return None
                 pause_s = min(0.5, pause_s * 2)
                 continue
-            self._was_connected = True
+            self._was_connected, self._is_warm = True, False
             if is_outage:
                 self.tally.outages.append(Outage(since_s, self._now_s() - since_s, self.number))
             self._conn = conn
