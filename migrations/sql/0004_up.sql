@@ -33,12 +33,12 @@ BEGIN
         RETURN false;
     END IF;
     PERFORM set_config('citus.multi_shard_modify_mode', 'sequential', true);
-    CREATE TABLE IF NOT EXISTS pgtrickle.change_seq_anchor (seq_id bigint DEFAULT nextval('pgtrickle.change_seq'));
-    COMMENT ON TABLE pgtrickle.change_seq_anchor IS 'Always empty. Citus takes a sequence to the workers with a table that depends on it.';
-    REVOKE ALL ON TABLE pgtrickle.change_seq_anchor FROM PUBLIC;
-    EXECUTE $query$
-        SELECT pg_catalog.create_reference_table('pgtrickle.change_seq_anchor')
-        WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = 'pgtrickle.change_seq_anchor'::regclass)$query$;
+    IF to_regclass('pgtrickle.change_seq_anchor') IS NULL THEN
+        CREATE TABLE pgtrickle.change_seq_anchor (seq_id bigint DEFAULT nextval('pgtrickle.change_seq'));
+        COMMENT ON TABLE pgtrickle.change_seq_anchor IS 'Always empty. Citus takes a sequence to the workers with a table that depends on it.';
+        REVOKE ALL ON TABLE pgtrickle.change_seq_anchor FROM PUBLIC;
+        EXECUTE $query$SELECT pg_catalog.create_reference_table('pgtrickle.change_seq_anchor')$query$;
+    END IF;
     FOR item IN EXECUTE $query$
         SELECT p.oid::regprocedure AS function FROM pg_catalog.pg_proc p
         WHERE p.pronamespace = 'pgtrickle'::regnamespace AND p.proname IN ('_xxh64', 'pg_trickle_hash', 'pg_trickle_hash_multi', 'stable_hash', 'is_pending')

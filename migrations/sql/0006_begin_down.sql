@@ -3,8 +3,10 @@ DO $$
 DECLARE
     names text;
 BEGIN
-    SELECT string_agg(DISTINCT d.source_relid::regclass::text || ' (' || d.source_placement || ')', ', ') INTO names
-    FROM pgtrickle.pgt_dependencies d WHERE d.source_placement <> 'local';
+    SELECT string_agg(s.relid::regclass::text || ' (' || s.placement || ')', ', ' ORDER BY s.relid) INTO names
+    FROM (SELECT d.source_relid AS relid, d.source_placement AS placement FROM pgtrickle.pgt_dependencies d
+          UNION SELECT k.source_relid, pgtrickle.placement_of(k.source_relid) FROM pgtrickle.pgt_change_tracking k) s
+    WHERE s.placement <> 'local';
     IF names IS NOT NULL THEN
         RAISE EXCEPTION 'going down would lose the capture of %', names USING HINT = 'drop their stream tables first', ERRCODE = 'object_in_use';
     END IF;

@@ -1,6 +1,10 @@
 -- Capture, in the database: it works when no Python runs. Statement-level triggers with transition tables write the change buffer,
 -- an UPDATE as the rows that went (D) and the rows that came (I): linear in the rows of a statement, and the sum is what counts (F21).
 -- The capture functions are SECURITY DEFINER: whoever may write a source need not know of its buffer.
+--
+-- By placement (D4): a local source has its triggers and its buffer beside it. A reference source has them on the coordinator's own
+-- replica, or every node would capture each change (F10). A distributed source has them on every shard (F8), and its buffer is
+-- colocated with it: what a shard captures stays on its node, in the writer's transaction (F14, F15).
 
 ALTER TABLE pgtrickle.pgt_change_tracking ADD COLUMN IF NOT EXISTS captured_columns jsonb;
 COMMENT ON COLUMN pgtrickle.pgt_change_tracking.captured_columns IS
@@ -10,29 +14,114 @@ CREATE OR REPLACE FUNCTION pgtrickle._source_columns(relid oid) RETURNS jsonb
 LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $function$
-    -- Generated columns are left out, as in 0.2: a stream table that needs one computes it from the others.
-    SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', a.attnum, 'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod))
-                              ORDER BY a.attnum), '[]')
-    FROM pg_attribute a WHERE a.attrelid = relid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+    -- Generated columns are left out, as in 0.2: a stream table that needs one computes it from the others. A domain gives way to the
+    -- type below it: a buffer's row leaves one image empty, which a domain that is NOT NULL would refuse.
+    WITH RECURSIVE based(attnum, name, type, typmod) AS (
+        SELECT a.attnum, a.attname, a.atttypid, a.atttypmod FROM pg_attribute a
+        WHERE a.attrelid = relid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+        UNION ALL
+        SELECT b.attnum, b.name, t.typbasetype, t.typtypmod FROM based b JOIN pg_type t ON t.oid = b.type AND t.typtype = 'd'
+    )
+    SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', b.attnum, 'name', b.name, 'type', format_type(b.type, b.typmod))
+                              ORDER BY b.attnum), '[]')
+    FROM based b JOIN pg_type t ON t.oid = b.type WHERE t.typtype <> 'd'
 $function$;
 
-CREATE OR REPLACE FUNCTION pgtrickle._statement_source(relid oid, buffer name) RETURNS text
+CREATE OR REPLACE FUNCTION pgtrickle._shard_key(relid oid) RETURNS name
 LANGUAGE plpgsql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $function$
--- The body of the function behind a source's statement triggers. It declares nothing: a variable's name could be a column's.
+-- The distribution column of a table; NULL where it has none (a single shard, a reference table, a local one).
 DECLARE
+    found text;
+BEGIN
+    IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
+        EXECUTE 'SELECT pg_catalog.column_to_column_name(p.logicalrelid, p.partkey) FROM pg_catalog.pg_dist_partition p
+                 WHERE p.logicalrelid = $1 AND p.partkey IS NOT NULL' INTO found USING relid;
+    END IF;
+    RETURN found;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION pgtrickle._captured_relations(relid oid) RETURNS oid[]
+LANGUAGE plpgsql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $function$
+-- The relations on this node that carry a source's triggers: the source and its partitions, since a statement fires the triggers of
+-- the table that it names and of no other; of a reference table the coordinator's own replica.
+#variable_conflict use_variable
+DECLARE
+    found oid[];
+BEGIN
+    IF pgtrickle.placement_of(relid) = 'reference' THEN
+        EXECUTE $query$
+            SELECT ARRAY[to_regclass(format('%I.%I', n.nspname, c.relname || '_' || s.shardid))]
+            FROM pg_catalog.pg_dist_shard s JOIN pg_catalog.pg_class c ON c.oid = s.logicalrelid
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE s.logicalrelid = $1$query$ INTO found USING relid;
+        IF found IS NULL OR found[1] IS NULL THEN
+            RAISE EXCEPTION 'this node has no replica of reference table %', relid::regclass USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = 'run this on the coordinator, and register it: SELECT citus_set_coordinator_host(...)';
+        END IF;
+        RETURN found;
+    END IF;
+    RETURN ARRAY(SELECT relid UNION SELECT p.relid FROM pg_partition_tree(relid) p);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION pgtrickle._distributed_source(buffer name, new_names text, new_values text, old_names text, old_values text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $function$
+    -- The body for a distributed source, which runs on a worker for a shard. Through the buffer's shell table it would fail (F13, F15),
+    -- so it writes the colocated shard by its own name. One value of the sequence a statement, since no order is needed (F34).
+    -- Its statements are dynamic, so no variable of it can be taken for a column.
+    SELECT format($body$
+DECLARE
+    __pgt_shard CONSTANT pg_catalog.text := pgtrickle._buffer_shard(%1$L, TG_TABLE_NAME);
+    __pgt_seq CONSTANT pg_catalog.int8 := pg_catalog.nextval('pgtrickle.change_seq');
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        EXECUTE pg_catalog.format(%2$L, __pgt_shard) USING __pgt_seq;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        EXECUTE pg_catalog.format(%3$L, __pgt_shard) USING __pgt_seq;
+    END IF;
+    RETURN NULL;
+END;
+$body$, buffer,
+        format('INSERT INTO pgtrickle_changes.%%I (seq_id, action%s) SELECT $1, ''D''%s FROM __pgt_old AS o',
+               replace(old_names, '%', '%%'), replace(old_values, '%', '%%')),
+        format('INSERT INTO pgtrickle_changes.%%I (seq_id, action%s) SELECT $1, ''I''%s FROM __pgt_new AS n',
+               replace(new_names, '%', '%%'), replace(new_values, '%', '%%')))
+$function$;
+
+CREATE OR REPLACE FUNCTION pgtrickle._statement_source(relid oid, buffer name, placement text) RETURNS text
+LANGUAGE plpgsql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $function$
+-- The body of the function behind a source's statement triggers. It declares nothing whose name could be a column's.
+DECLARE
+    shard_key CONSTANT name := pgtrickle._shard_key(relid);
     new_names text;
     old_names text;
     new_values text;
     old_values text;
 BEGIN
-    SELECT string_agg(format(', %I', ('new_' || (c ->> 'name'))::name), '' ORDER BY place),
-           string_agg(format(', %I', ('old_' || (c ->> 'name'))::name), '' ORDER BY place),
-           string_agg(format(', n.%I', c ->> 'name'), '' ORDER BY place),
-           string_agg(format(', o.%I', c ->> 'name'), '' ORDER BY place)
+    SELECT coalesce(string_agg(format(', %I', ('new_' || (c ->> 'name'))::name), '' ORDER BY place), ''),
+           coalesce(string_agg(format(', %I', ('old_' || (c ->> 'name'))::name), '' ORDER BY place), ''),
+           coalesce(string_agg(format(', n.%I', c ->> 'name'), '' ORDER BY place), ''),
+           coalesce(string_agg(format(', o.%I', c ->> 'name'), '' ORDER BY place), '')
     INTO new_names, old_names, new_values, old_values
     FROM jsonb_array_elements(pgtrickle._source_columns(relid)) WITH ORDINALITY AS e(c, place);
+    IF placement = 'distributed' THEN
+        IF shard_key IS NOT NULL THEN
+            new_names := new_names || ', shard_key';
+            old_names := old_names || ', shard_key';
+            new_values := new_values || format(', n.%I', shard_key);
+            old_values := old_values || format(', o.%I', shard_key);
+        END IF;
+        RETURN pgtrickle._distributed_source(buffer, new_names, new_values, old_names, old_values);
+    END IF;
     RETURN format($body$
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
@@ -47,7 +136,28 @@ BEGIN
     END IF;
     RETURN NULL;
 END;
-$body$, buffer, coalesce(new_names, ''), coalesce(old_names, ''), coalesce(new_values, ''), coalesce(old_values, ''));
+$body$, buffer, new_names, old_names, new_values, old_values);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION pgtrickle._buffer_shard(buffer text, shard name) RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $function$
+-- On a worker: the name of the buffer's shard that is colocated with a source's shard. Looked up once a session (F15).
+DECLARE
+    known CONSTANT text := 'pgtrickle.' || buffer || '_' || substring(shard FROM '_([0-9]+)$');
+    found text := nullif(current_setting(known, true), '');
+BEGIN
+    IF found IS NULL OR to_regclass('pgtrickle_changes.' || found) IS NULL THEN
+        EXECUTE $query$
+            SELECT $1 || '_' || b.shardid FROM pg_catalog.pg_dist_shard s
+            JOIN pg_catalog.pg_dist_shard b ON b.logicalrelid = ('pgtrickle_changes.' || $1)::regclass
+                AND b.shardminvalue IS NOT DISTINCT FROM s.shardminvalue
+            WHERE s.shardid = $2$query$ INTO STRICT found USING buffer, substring(shard FROM '_([0-9]+)$')::bigint;
+        PERFORM set_config(known, found, false);
+    END IF;
+    RETURN found;
 END
 $function$;
 
@@ -55,39 +165,50 @@ CREATE OR REPLACE FUNCTION pgtrickle._set_triggers(relid oid, stable text, wante
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $function$
--- Gives the source and each of its partitions the statement triggers, and takes them from every other table (a partition that was
--- detached). A statement fires the triggers of the table that it names, and of no other, so each needs its own.
+-- Gives a source the statement triggers and takes them from every other table (a partition that was detached), or takes all.
 -- Answers how many triggers came or went.
 DECLARE
     changed integer := 0;
     relation oid;
     item record;
-    -- By OID, so that a table of any name can be addressed.
-    tree CONSTANT oid[] := CASE WHEN wanted THEN ARRAY(SELECT relid UNION SELECT p.relid FROM pg_partition_tree(relid) p) ELSE '{}' END;
+    placement CONSTANT text := pgtrickle.placement_of(relid);
+    tree CONSTANT oid[] := pgtrickle._captured_relations(relid);
+    functions CONSTANT oid[] := ARRAY[to_regprocedure(format('pgtrickle_changes.%I()', 'pg_trickle_cdc_fn_' || stable)),
+                                      to_regprocedure(format('pgtrickle_changes.%I()', 'pg_trickle_cdc_truncate_fn_' || stable))];
+    names CONSTANT text[] := ARRAY['pg_trickle_cdc_ins_', 'pg_trickle_cdc_upd_', 'pg_trickle_cdc_del_', 'pg_trickle_cdc_truncate_'];
 BEGIN
+    IF placement = 'distributed' THEN
+        PERFORM set_config('citus.enable_unsafe_triggers', 'on', true);
+    END IF;
     FOR item IN
-        -- By what depends on the function, which is an index's work: nobody indexes triggers by name.
+        -- By what depends on the function, which is an index's work: nobody indexes triggers by name. Shards that live on this
+        -- node have the trigger too, and Citus takes it from them with the table's own.
         SELECT t.tgname, t.tgrelid FROM pg_trigger t
         WHERE t.oid = ANY (ARRAY(SELECT d.objid FROM pg_depend d
                                  WHERE d.refclassid = 'pg_proc'::regclass AND d.classid = 'pg_trigger'::regclass
-                                   AND d.refobjid = to_regprocedure(format('pgtrickle_changes.%I()', 'pg_trickle_cdc_fn_' || stable))))
-          AND t.tgrelid <> ALL (tree)
+                                   AND d.refobjid = ANY (functions)))
+          AND t.tgparentid = 0
+          AND (t.tgrelid = ANY (tree) OR placement = 'local')
+          -- What follows the last underscore may be of an earlier name of a distributed table.
+          AND NOT (wanted AND t.tgrelid = ANY (tree) AND regexp_replace(t.tgname, '[^_]*$', '') = ANY (names))
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', item.tgname, item.tgrelid::regclass);
         changed := changed + 1;
     END LOOP;
-    FOREACH relation IN ARRAY tree LOOP
+    FOREACH relation IN ARRAY CASE WHEN wanted THEN tree ELSE '{}' END LOOP
         CONTINUE WHEN (SELECT c.relkind NOT IN ('r', 'p') FROM pg_class c WHERE c.oid = relation);
         FOR item IN
-            SELECT w.name, w.event, w.referencing FROM (VALUES
-                ('pg_trickle_cdc_ins_', 'INSERT', 'REFERENCING NEW TABLE AS __pgt_new'),
-                ('pg_trickle_cdc_upd_', 'UPDATE', 'REFERENCING OLD TABLE AS __pgt_old NEW TABLE AS __pgt_new'),
-                ('pg_trickle_cdc_del_', 'DELETE', 'REFERENCING OLD TABLE AS __pgt_old'),
-                ('pg_trickle_cdc_truncate_', 'TRUNCATE', '')) AS w(name, event, referencing)
-            WHERE NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgname = w.name || stable)
+            SELECT w.name, w.event, w.referencing, w.function FROM (VALUES
+                (names[1], 'INSERT', 'REFERENCING NEW TABLE AS __pgt_new', 'pg_trickle_cdc_fn_'),
+                (names[2], 'UPDATE', 'REFERENCING OLD TABLE AS __pgt_old NEW TABLE AS __pgt_new', 'pg_trickle_cdc_fn_'),
+                (names[3], 'DELETE', 'REFERENCING OLD TABLE AS __pgt_old', 'pg_trickle_cdc_fn_'),
+                (names[4], 'TRUNCATE', '', CASE placement WHEN 'distributed' THEN 'pg_trickle_cdc_truncate_fn_' ELSE 'pg_trickle_cdc_fn_' END))
+                AS w(name, event, referencing, function)
+            WHERE NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgfoid = ANY (functions)
+                              AND regexp_replace(t.tgname, '[^_]*$', '') = w.name)
         LOOP
             EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION pgtrickle_changes.%I()',
-                           item.name || stable, item.event, relation::regclass, item.referencing, 'pg_trickle_cdc_fn_' || stable);
+                           item.name || stable, item.event, relation::regclass, item.referencing, item.function || stable);
             changed := changed + 1;
         END LOOP;
     END LOOP;
@@ -99,11 +220,27 @@ CREATE OR REPLACE FUNCTION pgtrickle._set_function(relid oid, stable text) RETUR
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $function$
+DECLARE
+    placement CONSTANT text := pgtrickle.placement_of(relid);
+    function text;
+    body text;
 BEGIN
-    EXECUTE format('CREATE OR REPLACE FUNCTION pgtrickle_changes.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-                    SET search_path = pg_catalog, pg_temp AS %L',
-                   'pg_trickle_cdc_fn_' || stable, pgtrickle._statement_source(relid, 'changes_' || stable));
-    EXECUTE format('REVOKE ALL ON FUNCTION pgtrickle_changes.%I() FROM PUBLIC', 'pg_trickle_cdc_fn_' || stable);
+    FOR function, body IN
+        SELECT 'pg_trickle_cdc_fn_' || stable, pgtrickle._statement_source(relid, ('changes_' || stable)::name, placement)
+        UNION ALL
+        -- TRUNCATE fires on the coordinator alone (F11), where no shard can be written; it is a rebuild in any case.
+        SELECT 'pg_trickle_cdc_truncate_fn_' || stable, format($body$
+BEGIN
+    UPDATE pgtrickle.pgt_stream_tables SET needs_reinit = true
+    WHERE pgt_id IN (SELECT d.pgt_id FROM pgtrickle.pgt_dependencies d WHERE d.source_stable_name = %L);
+    RETURN NULL;
+END;
+$body$, stable) WHERE placement = 'distributed'
+    LOOP
+        EXECUTE format('CREATE OR REPLACE FUNCTION pgtrickle_changes.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+                        SET search_path = pg_catalog, pg_temp AS %L', function, body);
+        EXECUTE format('REVOKE ALL ON FUNCTION pgtrickle_changes.%I() FROM PUBLIC', function);
+    END LOOP;
 END
 $function$;
 
@@ -156,8 +293,13 @@ DECLARE
     known record;
 BEGIN
     SELECT k.source_stable_name, k.captured_columns INTO STRICT known FROM pgtrickle.pgt_change_tracking k WHERE k.source_relid = relid;
+    IF pgtrickle.placement_of(relid) = 'distributed' THEN
+        PERFORM set_config('citus.enable_unsafe_triggers', 'on', true);
+        PERFORM set_config('citus.multi_shard_modify_mode', 'sequential', true);
+    END IF;
     IF known.source_stable_name <> stable THEN
-        PERFORM pgtrickle._rename_capture(relid, known.source_stable_name, stable);
+        -- A table's new name reaches the workers only after this (docs/findings.md), so there its triggers keep their names.
+        PERFORM pgtrickle._rename_capture(relid, known.source_stable_name, stable, pgtrickle.placement_of(relid) <> 'distributed');
         UPDATE pgtrickle.pgt_change_tracking k SET source_stable_name = stable WHERE k.source_relid = relid;
         UPDATE pgtrickle.pgt_dependencies d SET source_stable_name = stable WHERE d.source_relid = relid;
         UPDATE pgtrickle.chain_notes n SET source_stable_name = stable WHERE n.source_stable_name = known.source_stable_name;
@@ -173,11 +315,38 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION pgtrickle._make_buffer(relid oid, stable text, placement text, columns text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $function$
+-- No index: rows are read in bulk and written one statement at a time (F16, F17).
+#variable_conflict use_variable
+DECLARE
+    buffer CONSTANT text := format('pgtrickle_changes.%I', 'changes_' || stable);
+    shard_key CONSTANT name := pgtrickle._shard_key(relid);
+BEGIN
+    IF placement = 'distributed' THEN
+        EXECUTE format('CREATE TABLE %s (seq_id bigint NOT NULL, action character(1) NOT NULL%s%s,
+                        xid xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id())', buffer, columns,
+                       (SELECT format(', shard_key %s', format_type(a.atttypid, a.atttypmod)) FROM pg_attribute a
+                        WHERE a.attrelid = relid AND a.attname = shard_key));
+        -- Without an identity it would stop every logical move of a shard in its group (F16).
+        EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', buffer);
+        EXECUTE format('SELECT pg_catalog.create_distributed_table(%L, %L, colocate_with => %L)', buffer,
+                       CASE WHEN shard_key IS NOT NULL THEN 'shard_key' END, relid::regclass);
+    ELSE
+        EXECUTE format('CREATE TABLE %s (change_id bigserial, lsn pg_lsn NOT NULL, action character(1) NOT NULL, pk_hash bigint%s,
+                        xid xid8 DEFAULT pg_catalog.pg_current_xact_id())', buffer, columns);
+    END IF;
+    EXECUTE format('REVOKE ALL ON TABLE %s FROM PUBLIC', buffer);
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION pgtrickle.install_capture(relid oid) RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $function$
--- Begins to capture a local source, in the caller's transaction; answers its stable name. Does no harm twice.
+-- Begins to capture a source, in the caller's transaction, on the coordinator; answers its stable name. Does no harm twice.
 #variable_conflict use_variable
 DECLARE
     stable CONSTANT text := pgtrickle.stable_name(relid);
@@ -192,7 +361,8 @@ BEGIN
         RAISE EXCEPTION '% is no table, so its changes cannot be captured', relid::regclass USING ERRCODE = 'wrong_object_type';
     END IF;
     IF placement <> 'local' THEN
-        RAISE EXCEPTION '% is %, and this revision captures local tables', relid::regclass, placement USING ERRCODE = 'feature_not_supported';
+        PERFORM set_config('citus.multi_shard_modify_mode', 'sequential', true);
+        PERFORM pgtrickle.share_with_workers();
     END IF;
     SELECT k.source_relid::regclass::text INTO other FROM pgtrickle.pgt_change_tracking k
     WHERE k.source_stable_name = stable AND k.source_relid <> relid;
@@ -204,10 +374,7 @@ BEGIN
         SELECT string_agg(format(', %I %s, %I %s', ('new_' || (c ->> 'name'))::name, c ->> 'type', ('old_' || (c ->> 'name'))::name, c ->> 'type'),
                           '' ORDER BY place) INTO columns
         FROM jsonb_array_elements(pgtrickle._source_columns(relid)) WITH ORDINALITY AS e(c, place);
-        -- No index: rows are read in bulk and written one statement at a time (F16, F17).
-        EXECUTE format('CREATE TABLE pgtrickle_changes.%I (change_id bigserial, lsn pg_lsn NOT NULL, action character(1) NOT NULL, pk_hash bigint%s,
-                        xid xid8 DEFAULT pg_catalog.pg_current_xact_id())', 'changes_' || stable, coalesce(columns, ''));
-        EXECUTE format('REVOKE ALL ON TABLE pgtrickle_changes.%I FROM PUBLIC', 'changes_' || stable);
+        PERFORM pgtrickle._make_buffer(relid, stable, placement, coalesce(columns, ''));
     END IF;
     INSERT INTO pgtrickle.pgt_change_tracking (source_relid, slot_name, source_stable_name, captured_columns)
     VALUES (relid, 'pg_trickle_cdc_' || stable, stable, pgtrickle._source_columns(relid))
@@ -245,6 +412,8 @@ BEGIN
 END
 $function$;
 
-REVOKE ALL ON FUNCTION pgtrickle._source_columns(oid), pgtrickle._statement_source(oid, name), pgtrickle._set_triggers(oid, text, boolean),
+REVOKE ALL ON FUNCTION pgtrickle._source_columns(oid), pgtrickle._shard_key(oid), pgtrickle._captured_relations(oid),
+    pgtrickle._distributed_source(name, text, text, text, text), pgtrickle._statement_source(oid, name, text),
+    pgtrickle._buffer_shard(text, name), pgtrickle._make_buffer(oid, text, text, text), pgtrickle._set_triggers(oid, text, boolean),
     pgtrickle._set_function(oid, text), pgtrickle._sync_columns(oid, text, jsonb), pgtrickle.resync_capture(oid),
     pgtrickle.install_capture(oid), pgtrickle.remove_capture(oid) FROM PUBLIC;

@@ -5,23 +5,35 @@ CREATE OR REPLACE FUNCTION pgtrickle._give_up_capture(relid oid, reason text) RE
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $function$
--- A user's own DDL never fails because of capture. Where capture cannot follow, it ends, and the readers say that they are wrong.
+-- A user's own DDL never fails because of capture. Where capture cannot follow, its function captures nothing any more, and the
+-- readers say that they are wrong.
 #variable_conflict use_variable
-DECLARE
-    item record;
 BEGIN
-    FOR item IN
-        SELECT t.tgname, t.tgrelid::regclass AS relation FROM pg_trigger t
-        WHERE t.tgfoid IN (SELECT p.oid FROM pg_proc p JOIN pgtrickle.pgt_change_tracking k ON p.proname = 'pg_trickle_cdc_fn_' || k.source_stable_name
-                           WHERE p.pronamespace = 'pgtrickle_changes'::regnamespace AND k.source_relid = relid)
-          AND t.tgparentid = 0
-    LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', item.tgname, item.relation);
-    END LOOP;
+    EXECUTE format('CREATE OR REPLACE FUNCTION pgtrickle_changes.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+                    SET search_path = pg_catalog, pg_temp AS $body$BEGIN RETURN NULL; END$body$',
+                   (SELECT 'pg_trickle_cdc_fn_' || k.source_stable_name FROM pgtrickle.pgt_change_tracking k WHERE k.source_relid = relid));
     UPDATE pgtrickle.pgt_stream_tables t SET status = 'ERROR', needs_reinit = true, updated_at = now()
     WHERE t.pgt_id IN (SELECT d.pgt_id FROM pgtrickle.pgt_dependencies d WHERE d.source_relid = relid);
     RAISE WARNING 'pgtrickle no longer captures %: %', relid::regclass, reason
         USING HINT = 'its stream tables are in status ERROR until they are rebuilt';
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION pgtrickle._on_ddl_start() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $function$
+-- On Citus a function can't be replaced after a parallel ALTER TABLE, unless that went shard by shard (F24).
+DECLARE
+    has_any boolean := false;
+BEGIN
+    IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
+        EXECUTE 'SELECT EXISTS (SELECT FROM pgtrickle.pgt_change_tracking k
+                                JOIN pg_catalog.pg_dist_partition p ON p.logicalrelid = k.source_relid)' INTO has_any;
+        IF has_any THEN
+            PERFORM set_config('citus.multi_shard_modify_mode', 'sequential', true);
+        END IF;
+    END IF;
 END
 $function$;
 
@@ -88,8 +100,11 @@ BEGIN
 END
 $function$;
 
-REVOKE ALL ON FUNCTION pgtrickle._give_up_capture(oid, text), pgtrickle._on_ddl_end(), pgtrickle._on_sql_drop() FROM PUBLIC;
+REVOKE ALL ON FUNCTION pgtrickle._give_up_capture(oid, text), pgtrickle._on_ddl_start(), pgtrickle._on_ddl_end(),
+    pgtrickle._on_sql_drop() FROM PUBLIC;
 
+DROP EVENT TRIGGER IF EXISTS pg_trickle_ddl_start;
+CREATE EVENT TRIGGER pg_trickle_ddl_start ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION pgtrickle._on_ddl_start();
 DROP EVENT TRIGGER IF EXISTS pg_trickle_ddl_tracker;
 CREATE EVENT TRIGGER pg_trickle_ddl_tracker ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'ALTER SCHEMA') EXECUTE FUNCTION pgtrickle._on_ddl_end();

@@ -1,6 +1,6 @@
 -- Renames a source's capture; revisions 0002 and 0006 install it, 0006 for good.
 
-CREATE OR REPLACE FUNCTION pgtrickle._rename_capture(relid oid, old_key text, new_key text) RETURNS void
+CREATE OR REPLACE FUNCTION pgtrickle._rename_capture(relid oid, old_key text, new_key text, with_triggers boolean DEFAULT true) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $function$
@@ -34,7 +34,7 @@ BEGIN
     END LOOP;
     FOR item IN
         SELECT t.tgname, t.tgrelid::regclass AS relation FROM pg_trigger t
-        WHERE t.tgrelid = ANY (tree)
+        WHERE with_triggers AND t.tgrelid = ANY (tree)
           AND t.tgparentid = 0 AND NOT t.tgisinternal AND t.tgname ~ ('^pg_trickle_cdc_(.*_)?' || old_key || '$')
     LOOP
         EXECUTE format('ALTER TRIGGER %I ON %s RENAME TO %I', item.tgname, item.relation,
@@ -49,4 +49,4 @@ BEGIN
 END
 $function$;
 
-REVOKE ALL ON FUNCTION pgtrickle._rename_capture(oid, text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION pgtrickle._rename_capture(oid, text, text, boolean) FROM PUBLIC;
