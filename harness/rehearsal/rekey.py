@@ -34,8 +34,9 @@ _NAME = re.compile(
     r"^(changes_|idx_changes_|pg_trickle_cdc_|pg_trickle_cdc_[a-z_]*fn_|pg_trickle_cdc_truncate_|pgt_ivm_[a-z_]+_fn_\d+_)"
     r"(\d{1,10})((?:_[a-z].*)?)$"
 )
-# The buffer in a capture function's body, as 0.2 writes it: schema and buffer, quoted or not.
-_BUFFER = re.compile(r'("?pgtrickle_changes"?\."?changes_)(\d{1,10})(?!\d)')
+# The buffer in a capture function's body, as 0.2 writes it: schema and buffer, quoted or not. Digits before a letter
+# are the beginning of a stable name.
+_BUFFER = re.compile(r'("?pgtrickle_changes"?\."?changes_)(\d{1,10})(?![0-9A-Za-z_])')
 _SLOT = re.compile(r"^(pg_trickle_(?:cdc|slot)_)(\d{1,10})$")
 
 _RELATIONS = """

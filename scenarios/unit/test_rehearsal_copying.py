@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -91,6 +91,19 @@ def test_body_writes_to_the_copys_buffer_and_nothing_else_changes() -> None:
         'INSERT INTO pgtrickle_changes.changes_16500 ("new_changes_16400") VALUES (NEW."changes_16400");\n'
         'INSERT INTO "pgtrickle_changes"."changes_16400" (lsn) SELECT 16400;'
     )
+
+
+@given(st.from_regex(r"[0-9a-f]{16}", fullmatch=True))
+@example("044cd347dddcfe72")
+@example("1640016400164001")
+def test_body_and_names_with_a_stable_name_stay(stable_name: str) -> None:
+    def fail(oid: int) -> int:
+        raise AssertionError(oid)
+
+    body = f"PERFORM 1 FROM pgtrickle_changes.changes_{stable_name};"
+    assert rekey_body(body, fail) == body
+    for name in (f"changes_{stable_name}", f"pg_trickle_cdc_fn_{stable_name}", f"idx_changes_{stable_name}_lsn_pk_cid"):
+        assert rekey_name(name, fail) == name
 
 
 def test_oid_of_a_dropped_source_never_means_another_table() -> None:

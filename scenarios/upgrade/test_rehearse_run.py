@@ -12,6 +12,7 @@ from harness.chain import runner
 from harness.chain.runner import REVISIONS
 from harness.errors import CheckFailedError, DiskFullError, HarnessError, ServerGoneError
 from harness.postgres import Server
+from harness.rehearsal.demonstration import build_demonstration
 from harness.rehearsal.model import RehearsalResult, Verdict
 from harness.rehearsal.options import STEPS, Progress, RehearsalOptions
 from harness.rehearsal.run import rehearse
@@ -97,6 +98,30 @@ def test_installation_of_the_extension_is_rehearsed_on_a_base_backup(
     assert_passed(rehearse(RehearsalOptions(dsn=old.dsn, seed=14, copy="physical")))
     assert_nothing_left(made)
     assert server.value("SELECT count(*) FROM pg_extension WHERE extname = 'pg_trickle'", dbname="shop") == 1
+
+
+def test_installation_that_is_half_way_is_rehearsed_from_there(make_server: MakeServer, made: list[Server]) -> None:
+    """Awkward tables at revision 0004, by stable names, with transaction ids in their buffers; a dump has all of it."""
+    server = make_server(name="source")
+    server.create_database("half")
+    dsn = server.dsn("half")
+    runner.upgrade(dsn, "0001")
+    with server.connect("half") as conn:
+        build_demonstration(conn, rows=2000, seed=15)
+    runner.upgrade(dsn, "0004")
+    made.clear()
+    result = rehearse(RehearsalOptions(dsn=dsn, seed=15))
+    assert_passed(result)
+    assert [(one.revision, one.direction) for one in result.revisions] == [
+        ("0005", "up"),
+        ("0006", "up"),
+        ("0006", "down"),
+        ("0005", "down"),
+        ("0005", "up"),
+        ("0006", "up"),
+    ]
+    assert runner.current_revision(dsn) == "0004"
+    assert_nothing_left(made)
 
 
 def at(step: str, action: Callable[[], None]) -> Callable[[Progress], None]:
