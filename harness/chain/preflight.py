@@ -152,8 +152,10 @@ def _check_prepared(connection: Connection) -> tuple[Finding, ...]:
 def _check_placements(connection: Connection) -> tuple[Finding, ...]:
     """Going below 0006 would take away capture only 0006 has (a distributed source's), or strand a stream table."""
     sources = connection.execute(
-        "SELECT DISTINCT d.source_relid::regclass::text, d.source_placement FROM pgtrickle.pgt_dependencies d"
-        " WHERE d.source_placement <> 'local' ORDER BY 1"
+        "SELECT s.relid::regclass::text, s.placement FROM ("
+        "   SELECT source_relid AS relid, source_placement AS placement FROM pgtrickle.pgt_dependencies"
+        "   UNION SELECT source_relid, pgtrickle.placement_of(source_relid) FROM pgtrickle.pgt_change_tracking) s"
+        " WHERE s.placement <> 'local' ORDER BY 1"
     ).fetchall()
     targets = connection.execute(
         "SELECT format('%I.%I', pgt_schema, pgt_name), st_placement FROM pgtrickle.pgt_stream_tables"

@@ -34,7 +34,8 @@ BEGIN
     END IF;
     PERFORM set_config('citus.multi_shard_modify_mode', 'sequential', true);
     IF to_regclass('pgtrickle.change_seq_anchor') IS NULL THEN
-        CREATE TABLE pgtrickle.change_seq_anchor (seq_id bigint DEFAULT nextval('pgtrickle.change_seq'));
+        -- A key, since a reference table without one stops every logical move of a shard in the cluster, as a buffer would (F16).
+        CREATE TABLE pgtrickle.change_seq_anchor (seq_id bigint PRIMARY KEY DEFAULT nextval('pgtrickle.change_seq'));
         COMMENT ON TABLE pgtrickle.change_seq_anchor IS 'Always empty. Citus takes a sequence to the workers with a table that depends on it.';
         REVOKE ALL ON TABLE pgtrickle.change_seq_anchor FROM PUBLIC;
         EXECUTE $query$SELECT pg_catalog.create_reference_table('pgtrickle.change_seq_anchor')$query$;

@@ -402,6 +402,9 @@ BEGIN
     IF readers IS NOT NULL THEN
         RAISE EXCEPTION 'the capture of % is in use by %', relid::regclass, readers USING ERRCODE = 'object_in_use';
     END IF;
+    IF pgtrickle.placement_of(relid) <> 'local' THEN
+        PERFORM set_config('citus.multi_shard_modify_mode', 'sequential', true);
+    END IF;
     PERFORM pgtrickle._set_triggers(relid, stable, false);
     EXECUTE format('DROP FUNCTION IF EXISTS pgtrickle_changes.%I(), pgtrickle_changes.%I()',
                    'pg_trickle_cdc_fn_' || stable, 'pg_trickle_cdc_truncate_fn_' || stable);

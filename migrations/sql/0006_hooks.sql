@@ -23,7 +23,7 @@ CREATE OR REPLACE FUNCTION pgtrickle._on_ddl_start() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $function$
--- On Citus a function can't be replaced after a parallel ALTER TABLE, unless that went shard by shard (F24).
+-- On Citus a function can't be replaced or dropped after a parallel command, unless that went shard by shard (F24).
 DECLARE
     has_any boolean := false;
 BEGIN
@@ -104,7 +104,8 @@ REVOKE ALL ON FUNCTION pgtrickle._give_up_capture(oid, text), pgtrickle._on_ddl_
     pgtrickle._on_sql_drop() FROM PUBLIC;
 
 DROP EVENT TRIGGER IF EXISTS pg_trickle_ddl_start;
-CREATE EVENT TRIGGER pg_trickle_ddl_start ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION pgtrickle._on_ddl_start();
+CREATE EVENT TRIGGER pg_trickle_ddl_start ON ddl_command_start
+    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'ALTER SCHEMA', 'DROP TABLE', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION pgtrickle._on_ddl_start();
 DROP EVENT TRIGGER IF EXISTS pg_trickle_ddl_tracker;
 CREATE EVENT TRIGGER pg_trickle_ddl_tracker ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'ALTER SCHEMA') EXECUTE FUNCTION pgtrickle._on_ddl_end();
