@@ -140,7 +140,12 @@ def find_left_out(source: Connection, copy: Connection, installation: Installati
 def tell(left_out: Iterable[LeftOut]) -> tuple[Finding, ...]:
     """What is left out, for people."""
     return tuple(
-        Finding("left_out", f"{one.kind} {one.identity}", "needs a library that is not here; the copy goes without it")
+        Finding(
+            "left_out",
+            f"{one.kind} {one.identity}",
+            "needs a library that is not here; the copy goes without it",
+            "where it is pg_trickle's own, adopting takes that away: drop or change what needs it before the real upgrade",
+        )
         for one in left_out
         if one.kind not in ("rule", "default value")
     )
