@@ -21,7 +21,7 @@ from alembic.util import CommandError
 from sqlalchemy import pool
 
 from harness.chain import preflight
-from harness.chain.connection import Connection, connect, describe_dsn, translate
+from harness.chain.connection import Connection, connect, describe_dsn, translate, translated
 from harness.errors import BadInputError, HarnessError, PreflightError, RefusedError, UnsupportedVersionError
 from harness.logs import get_logger, redact
 
@@ -123,7 +123,7 @@ def current_revision(dsn: str) -> str | None:
     Raises:
         ConnectionRefusedByInput: the DSN leads nowhere.
     """
-    with connect(dsn, read_only=True) as connection:
+    with connect(dsn, read_only=True) as connection, translated("asking for the revision"):
         return preflight.fetch_revision(connection)
 
 
@@ -189,7 +189,7 @@ def _run_revision(dsn: str, revision: str, direction: str, listener: Listener, o
 
 def _run(dsn: str, target: str, direction: str, on_event: Listener | None, options: ChainOptions) -> None:
     listener = on_event or (lambda _event: None)
-    with connect(dsn, read_only=True) as connection:
+    with connect(dsn, read_only=True) as connection, translated("preflight"):
         now = preflight.fetch_revision(connection)
         if now is not None and now not in REVISIONS:
             raise UnsupportedVersionError(

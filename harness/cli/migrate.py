@@ -11,10 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness.chain import preflight
 from harness.chain.adopt import adopt as adopt_installation
-from harness.chain.connection import connect, describe_dsn
-from harness.chain.runner import REVISIONS, ChainEvent, ChainOptions, downgrade, offline_sql, upgrade
+from harness.chain.connection import describe_dsn
+from harness.chain.runner import REVISIONS, ChainEvent, ChainOptions, current_revision, downgrade, offline_sql, upgrade
 from harness.chain.status import fetch_status
 from harness.errors import EXIT_GOOD, EXIT_REFUSED, BadInputError, RefusedError
 from harness.settings import load_settings
@@ -98,8 +97,7 @@ class _Reporter:
 
 
 def _finish(reporter: _Reporter, dsn: str, *, as_json: bool) -> None:
-    with connect(dsn, read_only=True) as connection:
-        revision = preflight.fetch_revision(connection)
+    revision = current_revision(dsn)
     if as_json:
         typer.echo(
             json.dumps(
