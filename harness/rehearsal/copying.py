@@ -21,7 +21,7 @@ from harness.errors import Finding
 from harness.logs import get_logger
 from harness.postgres import Installation, Server
 from harness.rehearsal import leftout, roles
-from harness.rehearsal.look import BASELINE_COLUMNS
+from harness.rehearsal.look_catalog import BASELINE_COLUMNS
 from harness.rehearsal.rekey import OidNames, RekeyReport, fetch_names, rekey
 from harness.rehearsal.source import CATALOG_TABLES, CatalogState, Connection, SourceFacts, connect_source
 from harness.rehearsal.tools import password_file, run_program

@@ -144,7 +144,7 @@ def tell(left_out: Iterable[LeftOut]) -> tuple[Finding, ...]:
             "left_out",
             f"{one.kind} {one.identity}",
             "needs a library that is not here; the copy goes without it",
-            "where it is pg_trickle's own, adopting takes that away: drop or change what needs it before the real upgrade",
+            "adopting takes pg_trickle's own away: drop or change what needs it before the real upgrade",
         )
         for one in left_out
         if one.kind not in ("rule", "default value")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import psutil
 import psycopg
 from psycopg import sql
 
@@ -26,6 +23,7 @@ from harness.errors import (
 )
 from harness.postgres.places import run_dir
 from harness.rehearsal import checks, contents, crash, place
+from harness.rehearsal.machine import describe_machine
 from harness.rehearsal.model import CheckResult, RehearsalResult, StepResult, Verdict
 from harness.rehearsal.options import OnProgress, RehearsalOptions, say_nothing
 from harness.rehearsal.steps import Clock, CurrentStep, RevisionRecord, StepLog, longest_stalls
@@ -356,29 +354,12 @@ class _Rehearsal:
             checks=tuple(found.checks),
             stalls=stalls,
             samples=samples,
-            facts=_facts(self.options, found, self.seed),
+            facts=describe_machine(self.options)
+            | {"postgresql": found.server_version, "fsync": found.fsync, "seed": str(self.seed)}
+            | ({"source_postgresql": found.source_version} if found.source_version else {}),
             needs_reinit=found.needs_reinit,
             warnings=tuple(found.warnings),
         )
-
-
-def _facts(options: RehearsalOptions, found: _Found, seed: int) -> dict[str, str]:
-    """The machine, the versions, and the settings that a figure depends on."""
-    facts = {
-        "cpus": str(os.cpu_count() or 1),
-        "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "postgresql": found.server_version,
-        "fsync": found.fsync,
-        "lock_timeout": f"{options.lock_timeout_ms} ms",
-        "writers": str(options.threads),
-        "crash": "once a revision" if options.crash else "no",
-        "seed": str(seed),
-    }
-    if options.dsn is not None:
-        facts |= {"source_postgresql": found.source_version, "copy": options.copy}
-    return facts
 
 
 def _compare(subject: str, phase: str, before: CatalogSnapshot, after: CatalogSnapshot) -> CheckResult:
