@@ -10,21 +10,36 @@ ALTER TABLE pgtrickle.pgt_change_tracking ADD COLUMN IF NOT EXISTS captured_colu
 COMMENT ON COLUMN pgtrickle.pgt_change_tracking.captured_columns IS
     'What the buffer holds: attnum, name and type of each captured column; how a rename is told from a drop.';
 
-CREATE OR REPLACE FUNCTION pgtrickle._source_columns(relid oid) RETURNS jsonb
-LANGUAGE sql STABLE STRICT
+CREATE OR REPLACE FUNCTION pgtrickle._type_below(type oid, typmod integer) RETURNS text
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $function$
-    -- Generated columns are left out, as in 0.2: a stream table that needs one computes it from the others. A domain gives way to the
-    -- type below it: a buffer's row leaves one image empty, which a domain that is NOT NULL would refuse.
-    WITH RECURSIVE based(attnum, name, type, typmod) AS (
-        SELECT a.attnum, a.attname, a.atttypid, a.atttypmod FROM pg_attribute a
-        WHERE a.attrelid = relid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-        UNION ALL
-        SELECT b.attnum, b.name, t.typbasetype, t.typtypmod FROM based b JOIN pg_type t ON t.oid = b.type AND t.typtype = 'd'
-    )
-    SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', b.attnum, 'name', b.name, 'type', format_type(b.type, b.typmod))
-                              ORDER BY b.attnum), '[]')
-    FROM based b JOIN pg_type t ON t.oid = b.type WHERE t.typtype <> 'd'
+-- A type as SQL writes it, or, of a domain, the type below it.
+DECLARE
+    domain record;
+BEGIN
+    LOOP
+        SELECT t.typbasetype, t.typtypmod INTO domain FROM pg_type t WHERE t.oid = type AND t.typtype = 'd';
+        EXIT WHEN NOT FOUND;
+        type := domain.typbasetype;
+        typmod := domain.typtypmod;
+    END LOOP;
+    RETURN format_type(type, typmod);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION pgtrickle._source_columns(relid oid) RETURNS jsonb
+LANGUAGE plpgsql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $function$
+-- Generated columns are left out, as in 0.2: a stream table that needs one computes it from the others. A domain gives way to the
+-- type below it: a buffer's row leaves one image empty, which a domain that is NOT NULL would refuse.
+BEGIN
+    RETURN (
+        SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', a.attnum, 'name', a.attname,
+                                                     'type', pgtrickle._type_below(a.atttypid, a.atttypmod)) ORDER BY a.attnum), '[]')
+        FROM pg_attribute a WHERE a.attrelid = relid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '');
+END
 $function$;
 
 CREATE OR REPLACE FUNCTION pgtrickle._shard_key(relid oid) RETURNS name
@@ -415,7 +430,7 @@ BEGIN
 END
 $function$;
 
-REVOKE ALL ON FUNCTION pgtrickle._source_columns(oid), pgtrickle._shard_key(oid), pgtrickle._captured_relations(oid),
+REVOKE ALL ON FUNCTION pgtrickle._type_below(oid, integer), pgtrickle._source_columns(oid), pgtrickle._shard_key(oid), pgtrickle._captured_relations(oid),
     pgtrickle._distributed_source(name, text, text, text, text), pgtrickle._statement_source(oid, name, text),
     pgtrickle._buffer_shard(text, name), pgtrickle._make_buffer(oid, text, text, text), pgtrickle._set_triggers(oid, text, boolean),
     pgtrickle._set_function(oid, text), pgtrickle._sync_columns(oid, text, jsonb), pgtrickle.resync_capture(oid),

@@ -19,5 +19,6 @@ DROP FUNCTION pgtrickle._distributed_source(name, text, text, text, text);
 DROP FUNCTION pgtrickle._captured_relations(oid);
 DROP FUNCTION pgtrickle._shard_key(oid);
 DROP FUNCTION pgtrickle._source_columns(oid);
+DROP FUNCTION pgtrickle._type_below(oid, integer);
 DROP FUNCTION pgtrickle._rename_capture(oid, text, text, boolean);
 ALTER TABLE pgtrickle.pgt_change_tracking DROP COLUMN captured_columns;
