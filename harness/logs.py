@@ -65,6 +65,9 @@ def configure_logging() -> None:
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger that says which room of the house speaks."""
+    """A logger that says which room of the house speaks; on stderr even where nobody configured logging."""
+    if not structlog.is_configured():
+        # Used as a library: structlog's own default is stdout, which belongs to whoever called.
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     logger: structlog.stdlib.BoundLogger = structlog.get_logger(room=name)
     return logger

@@ -64,6 +64,16 @@ SELECT 'wal_mode', n.source, format('%s is captured from the write-ahead log (cd
 FROM named n JOIN pgtrickle.pgt_dependencies d ON d.source_relid = n.relid
 WHERE d.cdc_mode <> 'TRIGGER' GROUP BY n.source
 UNION ALL
+-- A position that this server has not reached yet comes from another one: what was captured since the restore looks consumed.
+SELECT 'frontier_ahead', format('%I.%I', t.pgt_schema, t.pgt_name),
+       format('the frontier of %I.%I stands at %s for source %s, and this server is at %s only: it was restored from another one, and what was captured since looks consumed',
+              t.pgt_schema, t.pgt_name, f.value ->> 'lsn', f.key, w.lsn),
+       format('UPDATE pgtrickle.pgt_stream_tables SET frontier = NULL, needs_reinit = true WHERE pgt_id = %s', t.pgt_id)
+FROM pgtrickle.pgt_stream_tables t
+CROSS JOIN LATERAL (SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_insert_lsn() END AS lsn) w
+CROSS JOIN LATERAL jsonb_each(CASE WHEN jsonb_typeof(t.frontier -> 'sources') = 'object' THEN t.frontier -> 'sources' ELSE '{}' END) f
+WHERE (f.value ->> 'lsn')::pg_lsn > w.lsn
+UNION ALL
 SELECT 'not_owner', n.source, format('role %I does not own %s, and only its owner may rename its triggers', current_user, n.source),
        format('run the chain as %I or as a superuser', pg_catalog.pg_get_userbyid(n.relowner))
 FROM named n
