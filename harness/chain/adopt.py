@@ -133,11 +133,12 @@ def _compare(connection: Connection) -> tuple[tuple[Finding, ...], tuple[Differe
 
 
 def _members(connection: Connection) -> tuple[tuple[str, str, str], ...]:
+    # A table's or a view's own types are members too, and come free with it.
     rows = connection.execute(
         "SELECT i.type, i.identity, coalesce(i.name, '') FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid"
         " CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, d.objsubid) i"
         " WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = %s"
-        " ORDER BY i.type, i.identity",
+        " AND d.classid <> 'pg_type'::regclass ORDER BY i.type, i.identity",
         (EXTENSION,),
     ).fetchall()
     return tuple((kind, identity, name) for kind, identity, name in rows)
