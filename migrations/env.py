@@ -12,11 +12,15 @@ import psycopg
 from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, pool, text
+from sqlalchemy.exc import OperationalError
 
 VERSION_TABLE = "alembic_version"
 VERSION_SCHEMA = "pgtrickle"
 # Any number will do as long as nobody else uses it: the first half of the stable names' seed (D1).
 CHAIN_LOCK = 0x517CC1B7
+# A session that has just been closed, or whose client was killed, may hold it for a moment yet: the revision before
+# this one had a session of its own.
+CHAIN_LOCK_TIMEOUT = "5s"
 # For DDL on the catalog itself, which no writer's trigger touches; sources have a stricter one of their own.
 CATALOG_LOCK_TIMEOUT = "2s"
 
@@ -34,9 +38,13 @@ def _is_mutating() -> bool:
 
 def _prepare(connection: Connection) -> None:
     """Refuse what would go wrong, and make the room for the version table."""
-    held = connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": CHAIN_LOCK}).scalar()
-    if not held:
-        raise CommandError("another migration chain is at work on this database; wait until it ends")
+    connection.execute(text("SELECT set_config('lock_timeout', :value, false)"), {"value": CHAIN_LOCK_TIMEOUT})
+    try:
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": CHAIN_LOCK})
+    except OperationalError as error:
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            raise CommandError("another migration chain is at work on this database; wait until it ends") from None
+        raise
     versioned = connection.execute(
         text("SELECT to_regclass('pgtrickle.alembic_version') IS NOT NULL AND EXISTS (SELECT FROM pg_namespace)")
     ).scalar()

@@ -29,6 +29,12 @@ log = get_logger("chain")
 
 REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 BASE = "base"
+# A function of each step that is in the database only while its revision is under way; 0006 borrows from 0002's.
+_STEP_FUNCTIONS = {
+    "0006": "pgtrickle._todo_capture_up",
+    "0004": "pgtrickle._todo_xid_up",
+    "0002": "pgtrickle._todo_stable_up",
+}
 # The prefix of the notices that the loop in migrations/sql/each_source.sql raises; their detail is one JSON object.
 _NOTICE = "pgtrickle chain: "
 _NOTICE_KINDS = {"source moved": "source_moved", "waiting": "waiting"}
@@ -187,8 +193,30 @@ def _run_revision(dsn: str, revision: str, direction: str, listener: Listener, o
     listener(ChainEvent("revision_end", revision, direction, None, (time.monotonic() - begun) * 1000))
 
 
+def _find_interrupted(dsn: str) -> tuple[str, str] | None:
+    """The revision that began to move sources and did not end, and its direction; None without one.
+
+    Its step's functions are there from its first commit to its last one, whichever way it goes. Where the version table
+    has it already, it was on its way down.
+    """
+    with connect(dsn, read_only=True) as connection, translated("looking for an interrupted revision"):
+        now = preflight.fetch_revision(connection)
+        if now not in REVISIONS:
+            return None
+        for revision, function in _STEP_FUNCTIONS.items():
+            row = connection.execute("SELECT to_regproc(%s) IS NOT NULL", (function,)).fetchone()
+            if row is not None and row[0]:
+                return revision, "down" if REVISIONS.index(revision) <= REVISIONS.index(now) else "up"
+    return None
+
+
 def _run(dsn: str, target: str, direction: str, on_event: Listener | None, options: ChainOptions) -> None:
     listener = on_event or (lambda _event: None)
+    interrupted = _find_interrupted(dsn)
+    if interrupted is not None and interrupted[1] != direction:
+        # Half of its sources have moved, and only its own way knows which: that is finished before anything turns back.
+        log.info("finishing what was interrupted", revision=interrupted[0], direction=interrupted[1])
+        _run_revision(dsn, *interrupted, listener, options)
     with connect(dsn, read_only=True) as connection, translated("preflight"):
         now = preflight.fetch_revision(connection)
         if now is not None and now not in REVISIONS:

@@ -180,8 +180,8 @@ BEGIN
         FROM pgtrickle._todo_stable_up() AS s
     LOOP
         EXECUTE format($query$
-            INSERT INTO pgtrickle.chain_notes (source_stable_name, kind, value)
-            SELECT $1, 'seen', coalesce(range_agg(int8range(change_id, change_id, '[]')), '{}')::text
+            INSERT INTO pgtrickle.chain_notes (source_stable_name, kind, value, columns)
+            SELECT $1, 'seen', coalesce(range_agg(int8range(change_id, change_id, '[]')), '{}')::text, $2::text
             FROM pgtrickle_changes.%I WHERE lsn <= $2 HAVING $2 IS NOT NULL
             ON CONFLICT DO NOTHING$query$, 'changes_' || item.relid) USING item.stable_name, item.frontier;
     END LOOP;

@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS pgtrickle.chain_notes (
     PRIMARY KEY (source_stable_name, kind)
 );
 COMMENT ON TABLE pgtrickle.chain_notes IS
-    'What the migration chain must remember: capture functions as they were (row_function, truncate_function; columns: of the source at that time), and which captured rows were visible when the upgrade began (seen: a multirange of change_id).';
+    'What the migration chain must remember: capture functions as they were (row_function, truncate_function; columns: of the source at that time), and which captured rows were visible when the upgrade began (seen: a multirange of change_id; columns: the frontier at that time).';
 
 -- Nothing for PUBLIC.
 REVOKE ALL ON FUNCTION pgtrickle.stable_hash(text), pgtrickle.stable_name(oid) FROM PUBLIC;

@@ -34,20 +34,33 @@ DECLARE
     buffer CONSTANT oid := pgtrickle._buffer_of(relid);
     stable CONSTANT text := pgtrickle.stable_name(relid);
     seen CONSTANT text := (SELECT n.value FROM pgtrickle.chain_notes n WHERE n.source_stable_name = stable AND n.kind = 'seen');
+    -- The frontier when that was noted, and now: they differ where somebody has refreshed between 0002 and here.
+    noted CONSTANT pg_lsn := (SELECT n.columns::pg_lsn FROM pgtrickle.chain_notes n WHERE n.source_stable_name = stable AND n.kind = 'seen');
     frontier CONSTANT pg_lsn := (SELECT max((t.frontier -> 'sources' -> stable ->> 'lsn')::pg_lsn) FROM pgtrickle.pgt_stream_tables t);
     saved bigint := 0;
+    doubtful boolean;
+    rebuilt text[] := '{}';
 BEGIN
     -- First without a default, then the default: rows of before stay NULL, and the table is not rewritten.
     EXECUTE format('ALTER TABLE %s ADD COLUMN xid xid8, ALTER COLUMN xid SET DEFAULT pg_catalog.pg_current_xact_id()', buffer::regclass);
     -- Under this lock every captured row is decided. One below the frontier that nobody could see when the upgrade began belongs
     -- to a transaction that was open across the cut: with a transaction id it is pending again.
-    IF seen IS NOT NULL AND frontier IS NOT NULL THEN
+    IF seen IS NOT NULL AND frontier = noted THEN
         EXECUTE format('UPDATE %s SET xid = pg_catalog.pg_current_xact_id() WHERE lsn <= $1 AND NOT $2 @> change_id', buffer::regclass)
             USING frontier, seen::int8multirange;
         GET DIAGNOSTICS saved = ROW_COUNT;
-        DELETE FROM pgtrickle.chain_notes n WHERE n.source_stable_name = stable AND n.kind = 'seen';
+    ELSIF seen IS NOT NULL AND frontier IS NOT NULL THEN
+        -- A full refresh would have taken such a row, one by frontier not: only a rebuild is right in both cases.
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE lsn <= $1 AND NOT $2 @> change_id)', buffer::regclass)
+            INTO doubtful USING noted, seen::int8multirange;
+        IF doubtful THEN
+            WITH marked AS (UPDATE pgtrickle.pgt_stream_tables t SET needs_reinit = true WHERE t.frontier -> 'sources' ? stable
+                            RETURNING format('%I.%I', t.pgt_schema, t.pgt_name) AS name)
+            SELECT coalesce(array_agg(m.name), '{}') INTO rebuilt FROM marked m;
+        END IF;
     END IF;
-    RETURN jsonb_build_object('rows_saved_from_the_cut', saved);
+    DELETE FROM pgtrickle.chain_notes n WHERE n.source_stable_name = stable AND n.kind = 'seen';
+    RETURN jsonb_build_object('rows_saved_from_the_cut', saved, 'needs_reinit', to_jsonb(rebuilt));
 END
 $function$;
 

@@ -23,7 +23,7 @@ from harness.chain import runner
 from harness.chain.catalog import CatalogSnapshot, compare_catalogs, snapshot_catalog, snapshot_rows
 from harness.chain.connection import APPLICATION_NAME
 from harness.chain.runner import ChainEvent
-from harness.errors import ConnectionRefusedByInput, HarnessError, ServerGoneError
+from harness.errors import CheckFailedError, ConnectionRefusedByInput, HarnessError, ServerGoneError
 from harness.postgres import DsnNode, Node, Server
 from harness.rehearsal.checks import check_row_counts
 from harness.rehearsal.contents import note_captured, take_first
@@ -232,6 +232,8 @@ def test_fifty_random_moments_under_writers(
                 kills += 1
                 server.start()
                 at.append(runner.current_revision(node.dsn()))
+                if rng.random() < 0.3:  # somebody turns back in the middle
+                    direction = "down" if direction == "up" else "up"
                 if kills % 10 == 0:
                     with node.connect() as conn:
                         note_captured(conn, installed.sources)
@@ -255,6 +257,41 @@ def test_fifty_random_moments_under_writers(
         f" { {revision: at.count(revision) for revision in sorted(set(at), key=str)} },"
         f" {report.commits} commits, {report.unknown_commits} of unknown outcome"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("revision", ["0002", "0004", "0006"])
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_turning_back_half_way(database: Node, revision: str, direction: Direction) -> None:
+    """A revision that was given up is finished before the other direction begins: no source is left behind."""
+    installed = build_installation(database)
+    below = runner.REVISIONS[runner.REVISIONS.index(revision) - 1]
+    impatient = runner.ChainOptions(deadline_s=0.2)
+    ways: list[Callable[..., None]] = [runner.upgrade, runner.downgrade]
+    start, end = below, revision
+    if direction == "down":
+        ways.reverse()
+        start, end = revision, below
+    go, back = ways
+    runner.upgrade(database.dsn(), start)
+    with database.connect() as conn:
+        before = snapshot_catalog(conn)
+    with database.connect(autocommit=False) as holder:
+        holder.execute(sql.SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(installed.sources[5].table.identifier))
+        with pytest.raises(CheckFailedError, match="could not lock"):
+            go(database.dsn(), end, options=impatient)
+    assert runner.current_revision(database.dsn()) == start
+    write_to_each(database, installed.sources, seed=8)
+    heard: list[ChainEvent] = []
+    back(database.dsn(), start, on_event=heard.append)
+    assert [(e.revision, e.direction) for e in heard if e.kind == "revision_end"] == [
+        (revision, direction),
+        (revision, "down" if direction == "up" else "up"),
+    ]
+    with database.connect() as conn:
+        assert compare_catalogs(before, snapshot_catalog(conn)) == ()
+    write_to_each(database, installed.sources, seed=9)
+    check_all(database, installed.sources, "turned back", wrong=installed.wrong)
 
 
 CHAIN_SESSIONS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
