@@ -23,7 +23,7 @@ from harness.chain import runner
 from harness.chain.catalog import CatalogSnapshot, compare_catalogs, snapshot_catalog, snapshot_rows
 from harness.chain.connection import APPLICATION_NAME
 from harness.chain.runner import ChainEvent
-from harness.errors import CheckFailedError, ConnectionRefusedByInput, HarnessError, RefusedError, ServerGoneError
+from harness.errors import CheckFailedError, ConnectionRefusedByInput, HarnessError, ServerGoneError
 from harness.postgres import DsnNode, Node, Server
 from harness.rehearsal.checks import check_row_counts
 from harness.rehearsal.contents import note_captured, take_first
@@ -41,7 +41,7 @@ from scenarios.upgrade.installations import (
     tell,
     write_to_each,
 )
-from scenarios.upgrade.small_installation import ORDERS, build_small_installation, write_changes
+from scenarios.upgrade.small_installation import build_small_installation, write_changes
 
 Connection = psycopg.Connection[TupleRow]
 Direction = Literal["up", "down"]
@@ -56,8 +56,6 @@ CATALOG_ROWS = (
 )
 # What a killed server's client may get to see: it went away, or it is no longer there for the next revision.
 GONE = (ServerGoneError, ConnectionRefusedByInput)
-# As in migrations/env.py, which only Alembic can import.
-CHAIN_LOCK = 0x517CC1B7
 SEED_VARIABLE = "HARNESS_SCENARIO_SEED"
 
 
@@ -294,45 +292,6 @@ def test_turning_back_half_way(database: Node, revision: str, direction: Directi
         assert compare_catalogs(before, snapshot_catalog(conn)) == ()
     write_to_each(database, installed.sources, seed=9)
     check_all(database, installed.sources, "turned back", wrong=installed.wrong)
-
-
-def test_waits_for_a_session_that_is_about_to_end_and_no_longer(database: Node) -> None:
-    """A closed or killed client's session may hold the chain's lock for a moment; another chain is refused."""
-    with database.connect() as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [CHAIN_LOCK])
-        timer = threading.Timer(0.5, other.close)
-        timer.start()
-        runner.upgrade(database.dsn(), "0002")
-        timer.join()
-    with database.connect() as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [CHAIN_LOCK])
-        with pytest.raises(RefusedError, match="another migration chain"):
-            runner.upgrade(database.dsn())
-
-
-def test_what_was_refreshed_between_two_revisions_stays_consumed(database: Node) -> None:
-    """Rows that came after 0002 began and were applied before 0004 are no rows of a transaction open across the cut."""
-    build_small_installation(database)
-    runner.upgrade(database.dsn(), "0002")
-    _write(database)
-    with database.connect() as conn, conn.transaction():
-        conn.execute("DELETE FROM public.by_cust")
-        conn.execute(
-            "INSERT INTO public.by_cust SELECT pgtrickle.pg_trickle_hash(q.cust::text), q.* FROM"
-            " (SELECT cust, sum(amt) AS total, count(*) AS __pgt_count FROM public.orders GROUP BY cust) q"
-        )
-        conn.execute(
-            "UPDATE pgtrickle.pgt_stream_tables SET frontier = jsonb_set(frontier, ARRAY['sources', %s, 'lsn'],"
-            " to_jsonb(pg_current_wal_insert_lsn()::text))",
-            [ORDERS.stable_name],
-        )
-    runner.upgrade(database.dsn())
-    pending = sql.SQL(
-        "SELECT count(*) FROM {} b, pgtrickle.pgt_stream_tables t"
-        " WHERE pgtrickle.is_pending(t.frontier -> 'sources' -> {}, b.lsn, b.xid)"
-    ).format(sql.Identifier("pgtrickle_changes", f"changes_{ORDERS.stable_name}"), sql.Literal(ORDERS.stable_name))
-    assert database.value(pending) == 0
-    assert not database.value("SELECT needs_reinit FROM pgtrickle.pgt_stream_tables")
 
 
 CHAIN_SESSIONS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
