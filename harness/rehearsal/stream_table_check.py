@@ -72,7 +72,9 @@ def check_stream_tables(
     Returns:
         One result a stream table. Skipped, with the reason, where its contents as of the frontier cannot be known.
     """
-    row = conn.execute("SELECT to_regprocedure('pgtrickle.is_pending(jsonb, pg_lsn, xid8)') IS NOT NULL").fetchone()
+    row = conn.execute(
+        "SELECT to_regprocedure('pgtrickle.is_pending(jsonb, pg_lsn, xid8, integer)') IS NOT NULL"
+    ).fetchone()
     by_transaction = bool(row and row[0])
     results = []
     for stream_table in _fetch_stream_tables(conn):
@@ -186,7 +188,10 @@ def _pending_condition(stream_table: _StreamTable, key: str, *, by_transaction: 
     positions = (stream_table.frontier or {}).get("sources")
     position = positions[key] if isinstance(positions, dict) else {}
     if by_transaction:
-        return sql.SQL("pgtrickle.is_pending({}::jsonb, b.lsn, b.xid)").format(sql.Literal(json.dumps(position)))
+        # Through the row, since a buffer of a half-moved installation has no such column yet.
+        return sql.SQL("pgtrickle.is_pending({}::jsonb, b.lsn, (to_jsonb(b) ->> 'xid')::xid8)").format(
+            sql.Literal(json.dumps(position))
+        )
     return sql.SQL("b.lsn > {}::pg_lsn").format(sql.Literal(position["lsn"]))
 
 

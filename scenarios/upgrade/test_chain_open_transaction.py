@@ -17,6 +17,8 @@ from harness.chain import runner
 from harness.chain.runner import ChainEvent
 from harness.postgres import Node
 from harness.rehearsal.baseline_objects import create_stream_table, install_source, refresh_full
+from harness.rehearsal.model import Verdict
+from harness.rehearsal.stream_table_check import check_stream_tables
 from scenarios.upgrade.small_installation import ORDERS, by_cust
 
 Connection = psycopg.Connection[TupleRow]
@@ -79,6 +81,17 @@ def test_rows_open_across_the_cut_are_kept_where_the_lsn_loses_them(database: No
     assert f"pid {installed.info.backend_pid}" in str(waits[0].detail["holder"])
     saved = [event.detail.get("rows_saved_from_the_cut") for event in events if event.revision == "0004"]
     assert 1 in saved
+
+
+def test_the_stream_table_check_goes_by_the_new_rule(database: Node, installed: Connection) -> None:
+    """As of its frontier the stream table is right: by LSN, the row of A would seem to be missing from it."""
+    _upgrade_while_open(database, installed)
+    with database.connect() as conn:
+        (result,) = check_stream_tables(conn, phase="up", wrong_before=frozenset())
+        assert result.verdict is Verdict.PASSED, result.detail
+        conn.execute("UPDATE public.by_cust SET total = total + 1")
+        (result,) = check_stream_tables(conn, phase="up", wrong_before=frozenset())
+        assert result.verdict is Verdict.FAILED
 
 
 def test_consumed_rows_are_not_taken_again(database: Node, installed: Connection) -> None:
