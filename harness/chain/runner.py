@@ -193,7 +193,7 @@ def _run_revision(dsn: str, revision: str, direction: str, listener: Listener, o
     listener(ChainEvent("revision_end", revision, direction, None, (time.monotonic() - begun) * 1000))
 
 
-def _find_interrupted(dsn: str) -> tuple[str, str] | None:
+def find_interrupted(dsn: str) -> tuple[str, str] | None:
     """The revision that began to move sources and did not end, and its direction; None without one.
 
     Its step's functions are there from its first commit to its last one, whichever way it goes. Where the version table
@@ -212,9 +212,9 @@ def _find_interrupted(dsn: str) -> tuple[str, str] | None:
 
 def _run(dsn: str, target: str, direction: str, on_event: Listener | None, options: ChainOptions) -> None:
     listener = on_event or (lambda _event: None)
-    interrupted = _find_interrupted(dsn)
-    if interrupted is not None and interrupted[1] != direction:
-        # Half of its sources have moved, and only its own way knows which: that is finished before anything turns back.
+    interrupted = find_interrupted(dsn)
+    if interrupted is not None:
+        # Half of its sources have moved, and only its own way knows which: that is finished before anything else.
         log.info("finishing what was interrupted", revision=interrupted[0], direction=interrupted[1])
         _run_revision(dsn, *interrupted, listener, options)
     with connect(dsn, read_only=True) as connection, translated("preflight"):
@@ -226,6 +226,10 @@ def _run(dsn: str, target: str, direction: str, on_event: Listener | None, optio
                 hint="use the harness that made it",
             )
         plan = _plan(now, target, direction)
+        if interrupted is not None and not plan:
+            # What was finished lies beyond the target: back to it.
+            direction = "up" if direction == "down" else "down"
+            plan = _plan(now, target, direction)
         findings = preflight.check(connection, plan, direction)
     if findings:
         raise PreflightError(f"{len(findings)} finding(s) stand in the way, and nothing was changed", findings)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.chain import preflight
 from harness.chain.connection import connect, describe_dsn, translated
-from harness.chain.runner import REVISIONS
+from harness.chain.runner import REVISIONS, find_interrupted
 from harness.errors import Finding, UnsupportedVersionError
 
 
@@ -21,6 +21,7 @@ class ChainStatus:
         citus_version: of the extension in that database, None without it.
         revision: None where the chain never ran.
         pending: the revisions that are still to run.
+        interrupted: the revision that was stopped in the middle, and its direction; None where none was.
         sources: how many are tracked.
         by_oid: how many of them still have names by OID.
         stream_tables: how many there are.
@@ -33,6 +34,7 @@ class ChainStatus:
     citus_version: str | None
     revision: str | None
     pending: tuple[str, ...]
+    interrupted: tuple[str, str] | None
     sources: int
     by_oid: int
     stream_tables: int
@@ -49,6 +51,7 @@ class ChainStatus:
             ),
             ("revision", self.revision or "none"),
             ("to run", ", ".join(self.pending) or "nothing"),
+            ("interrupted", " ".join(self.interrupted) if self.interrupted else "no"),
             ("sources", f"{self.sources} ({self.by_oid} named by OID)"),
             ("stream tables", str(self.stream_tables)),
             ("to be rebuilt", ", ".join(self.needs_reinit) or "none"),
@@ -62,6 +65,7 @@ class ChainStatus:
             "citus_version": self.citus_version,
             "revision": self.revision,
             "pending": self.pending,
+            "interrupted": self.interrupted,
             "sources": self.sources,
             "sources_by_oid": self.by_oid,
             "stream_tables": self.stream_tables,
@@ -111,5 +115,15 @@ def fetch_status(dsn: str) -> ChainStatus:
             )
     done = REVISIONS.index(revision) + 1 if revision is not None else 0
     return ChainStatus(
-        describe_dsn(dsn), version, citus, revision, REVISIONS[done:], counts[0], counts[1], counts[2], reinit, findings
+        database=describe_dsn(dsn),
+        server_version=version,
+        citus_version=citus,
+        revision=revision,
+        pending=REVISIONS[done:],
+        interrupted=find_interrupted(dsn),
+        sources=counts[0],
+        by_oid=counts[1],
+        stream_tables=counts[2],
+        needs_reinit=reinit,
+        findings=findings,
     )

@@ -8,7 +8,9 @@ import pytest
 from psycopg import sql
 
 from harness.chain import runner
-from harness.errors import RefusedError
+from harness.chain.catalog import compare_catalogs, snapshot_catalog
+from harness.chain.status import fetch_status
+from harness.errors import CheckFailedError, RefusedError
 from harness.postgres import Node
 from scenarios.upgrade.small_installation import ORDERS, build_small_installation, write_changes
 
@@ -54,3 +56,20 @@ def test_what_was_refreshed_between_two_revisions_stays_consumed(database: Node)
     ).format(sql.Identifier("pgtrickle_changes", f"changes_{ORDERS.stable_name}"), sql.Literal(ORDERS.stable_name))
     assert database.value(pending) == 0
     assert not database.value("SELECT needs_reinit FROM pgtrickle.pgt_stream_tables")
+
+
+def test_a_revision_given_up_on_its_way_down_comes_back_to_where_it_was(database: Node) -> None:
+    """The version table still says 0004, and half of the buffers are without the column: asking for 0004 mends it."""
+    build_small_installation(database)
+    runner.upgrade(database.dsn(), "0004")
+    with database.connect() as conn:
+        before = snapshot_catalog(conn)
+    with database.connect(autocommit=False) as holder:
+        holder.execute("LOCK TABLE public.orders IN ROW EXCLUSIVE MODE")
+        with pytest.raises(CheckFailedError, match="could not lock"):
+            runner.downgrade(database.dsn(), "0003", options=runner.ChainOptions(deadline_s=0.2))
+    assert fetch_status(database.dsn()).interrupted == ("0004", "down")
+    runner.downgrade(database.dsn(), "0004")
+    assert fetch_status(database.dsn()).interrupted is None
+    with database.connect() as conn:
+        assert compare_catalogs(before, snapshot_catalog(conn)) == ()
