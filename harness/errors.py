@@ -47,9 +47,7 @@ class HarnessError(Exception):
 
     exit_code = EXIT_ENVIRONMENT
 
-    def __init__(
-        self, message: str, *, hint: str = "", node: str | None = None, sqlstate: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, hint: str = "", node: str | None = None, sqlstate: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -34,7 +34,9 @@ class CitusSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CITUS_", env_ignore_empty=True, extra="ignore")
 
     workers: int = Field(2, ge=0, le=32, description="how many workers beside the coordinator")
-    shard_count: int = Field(4, ge=1, le=1024, description="citus.shard_count; 4 keeps a refresh cheap on few cores (F30)")
+    shard_count: int = Field(
+        4, ge=1, le=1024, description="citus.shard_count; 4 keeps refreshes cheap on few cores (F30)"
+    )
 
 
 def _first_problem(error: ValidationError, prefix: str) -> str:

@@ -6,20 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
-import xxhash
 
 import migrations
 from harness.chain.connection import Connection
 from harness.errors import Finding
+from harness.trickle.names import stable_name
 
 SUPPORTED_MAJORS = (17, 18)
-# pg_trickle's own seed (D1).
-STABLE_NAME_SEED = 0x517CC1B727220A95
-
-
-def stable_name(schema: str, name: str) -> str:
-    """The stable name of a table: xxh64 of ``schema.table`` as 16 hex digits (D1)."""
-    return xxhash.xxh64(f"{schema}.{name}".encode(), seed=STABLE_NAME_SEED).hexdigest()
 
 
 def fetch_revision(connection: Connection) -> str | None:

@@ -7,16 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
-import xxhash
 from psycopg import sql
 from psycopg.rows import TupleRow
 
 from harness.errors import BadInputError
+from harness.trickle.names import stable_name
 
 Connection = psycopg.Connection[TupleRow]
-
-# pg_trickle's own seed (D1): the names given here are the names that the extension would give.
-STABLE_NAME_SEED = 0x517CC1B727220A95
 
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_$]*\Z")
 
@@ -44,7 +41,7 @@ class TableName:
     @property
     def stable_name(self) -> str:
         """xxh64 of ``schema.table`` as 16 hex digits (D1)."""
-        return xxhash.xxh64(f"{self.schema}.{self.name}".encode(), seed=STABLE_NAME_SEED).hexdigest()
+        return stable_name(self.schema, self.name)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Stream tables: so far their names; the engine comes next."""
