@@ -104,6 +104,7 @@ DECLARE
     detail jsonb;
     begun timestamptz;
     slot integer;
+    count integer := 0;
 BEGIN
     PERFORM set_config('search_path', 'pg_catalog, pg_temp', false);
     EXECUTE format('SELECT array_agg(t.relid ORDER BY t.relid) FROM pgtrickle.%I() AS t(relid)', '_todo_' || step) INTO pending;
@@ -149,7 +150,10 @@ BEGIN
                     'elapsed_ms', round(extract(epoch FROM clock_timestamp() - begun) * 1000, 3)) || coalesce(detail, '{}');
                 -- Every other session now forgets what it cached of this source, and one with thousands of plans takes longer for that
                 -- than the step took: without a pause it falls behind, and pays in one statement (docs/findings.md).
-                PERFORM pg_sleep(0.001);
+                count := count + 1;
+                IF count % 5 = 0 THEN
+                    PERFORM pg_sleep(0.003);
+                END IF;
             ELSE
                 RAISE NOTICE USING MESSAGE = 'pgtrickle chain: waiting', DETAIL = jsonb_build_object(
                     'step', step, 'source', source, 'attempts', attempts[slot] + 1, 'holder', holder,
