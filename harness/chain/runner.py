@@ -226,7 +226,7 @@ def _run(dsn: str, target: str, direction: str, on_event: Listener | None, optio
                 hint="use the harness that made it",
             )
         plan = _plan(now, target, direction)
-        if interrupted is not None and not plan:
+        if interrupted is not None and not plan and target in REVISIONS:
             # What was finished lies beyond the target: back to it.
             direction = "up" if direction == "down" else "down"
             plan = _plan(now, target, direction)
