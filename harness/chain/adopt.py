@@ -7,24 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import psycopg
 from psycopg import sql
 
-from harness.chain import immediate
+from harness.chain import immediate, obstacles
 from harness.chain.catalog import CatalogSnapshot, Difference, compare_catalogs, snapshot_catalog
 from harness.chain.connection import Connection, connect, describe_dsn, translated
 from harness.chain.preflight import SUPPORTED_MAJORS, fetch_revision
 from harness.chain.runner import migrations_path
 from harness.errors import Finding, MissingPrivilegeError, PreflightError, RefusedError, UnsupportedVersionError
 
-EXTENSION = "pg_trickle"
-# What the baseline brings with it (migrations/sql/0001_hash.sql); every other function of the extension's leaves
-# with it.
-KEPT_FUNCTIONS = frozenset({"pg_trickle_hash", "pg_trickle_hash_multi", "parse_duration_seconds"})
 # A difference in these makes the chain's own statements fail or lie; in others (owner, rights, comments, more
 # indexes) it does not.
 _MUST_MATCH = frozenset({"column", "constraint"})
 # The catalog is locked while it changes hands; nobody waits for it longer than this, in milliseconds.
 LOCK_TIMEOUT_MS = 2000
+# Columns that the chain adds itself: a catalog that has one was moved on by something else already.
+_LATER_COLUMNS = ("source_stable_name", "source_placement", "st_placement", "captured_columns")
+_ONLY_0_2 = "the chain starts from pg_trickle 0.2; bring the installation to 0.2.0 first"
 
 
 @dataclass(frozen=True)
@@ -83,90 +83,70 @@ def _refuse_early(connection: Connection, dsn: str) -> None:
         )
 
 
-def _find_preloaded(connection: Connection) -> tuple[Finding, ...]:
+def _fetch_owners(connection: Connection) -> tuple[Difference, ...]:
+    """Relations of the catalog that are not its schema's owner's; the baseline names no role."""
     rows = connection.execute(
-        "SELECT name, setting FROM pg_settings WHERE name IN"
-        " ('shared_preload_libraries', 'session_preload_libraries', 'local_preload_libraries')"
-        " AND setting ~ '(^|[,/\" ])pg_trickle([,.\" ]|$)'"
+        "SELECT format('%I.%I', n.nspname, c.relname), pg_get_userbyid(n.nspowner), pg_get_userbyid(c.relowner)"
+        " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = 'pgtrickle' AND c.relkind IN ('r', 'v', 'S') AND c.relowner <> n.nspowner ORDER BY 1"
     ).fetchall()
-    findings = [
-        Finding(
-            "library_preloaded",
-            name,
-            f"{name} = '{setting}': as long as the library is loaded, its scheduler works on the same catalog",
-            f"take pg_trickle out of {name} and restart the server",
-        )
-        for name, setting in rows
-    ]
-    workers = connection.execute(
-        "SELECT pid, backend_type FROM pg_stat_activity WHERE backend_type LIKE 'pg_trickle%'"
-    ).fetchall()
-    findings.extend(
-        Finding(
-            "scheduler_running",
-            f"pid {pid}",
-            f"the extension's worker {kind!r} is running",
-            "restart the server without the library",
-        )
-        for pid, kind in workers
-    )
-    return tuple(findings)
+    return tuple(Difference("owner", subject, before, after) for subject, before, after in rows)
+
+
+def _fetch_version(connection: Connection) -> str | None:
+    row = connection.execute(
+        "SELECT extversion FROM pg_extension WHERE extname = %s", (obstacles.EXTENSION,)
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _find_version(connection: Connection) -> tuple[Finding, ...]:
+    version = _fetch_version(connection)
+    if version is None or version.startswith("0.2."):
+        return ()
+    return (Finding("not_the_baseline", "extension pg_trickle", f"the extension is at version {version}", _ONLY_0_2),)
 
 
 def _compare(connection: Connection) -> tuple[tuple[Finding, ...], tuple[Difference, ...]]:
     baseline = load_baseline()
     kinds = {kind for kind, _ in baseline.entries}
-    present = snapshot_catalog(connection).only("pgtrickle.")
-    found = CatalogSnapshot({key: value for key, value in present.entries.items() if key[0] in kinds})
-    differences = compare_catalogs(baseline, found)
-    fatal = [d for d in differences if d.kind in _MUST_MATCH and d.before is not None]
-    findings = tuple(
-        Finding(
-            "not_the_baseline",
-            d.subject,
-            str(d),
-            "the chain starts from pg_trickle 0.2; bring the installation to 0.2.0 first",
-        )
-        for d in fatal
-    )
-    return findings, tuple(d for d in differences if d not in fatal)
+    present = snapshot_catalog(connection)
+    found = {key: value for key, value in present.only("pgtrickle.").entries.items() if key[0] in kinds}
+    comments = {key: value for key, value in present.entries.items() if key[0] == "comment" and " pgtrickle." in key[1]}
+    differences = compare_catalogs(baseline, CatalogSnapshot(found | comments))
+    fatal = [
+        d
+        for d in differences
+        if d.kind in _MUST_MATCH and (d.before is not None or d.subject.rpartition(".")[2] in _LATER_COLUMNS)
+    ]
+    findings = tuple(Finding("not_the_baseline", d.subject, str(d), _ONLY_0_2) for d in fatal)
+    tolerated = (*(d for d in differences if d not in fatal), *_fetch_owners(connection))
+    return (*_find_version(connection), *findings), tolerated
 
 
-def _members(connection: Connection) -> tuple[tuple[str, str, str], ...]:
+def _members(connection: Connection) -> tuple[tuple[str, str], ...]:
     # A table's or a view's own types are members too, and come free with it.
     rows = connection.execute(
-        "SELECT i.type, i.identity, coalesce(i.name, '') FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid"
+        "SELECT i.type, i.identity FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid"
         " CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, d.objsubid) i"
         " WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = %s"
         " AND d.classid <> 'pg_type'::regclass ORDER BY i.type, i.identity",
-        (EXTENSION,),
+        (obstacles.EXTENSION,),
     ).fetchall()
-    return tuple((kind, identity, name) for kind, identity, name in rows)
+    return tuple((kind, identity) for kind, identity in rows)
 
 
 def _set_free(connection: Connection) -> tuple[int, tuple[str, ...]]:
     """Members out, C functions and event triggers gone, the extension itself gone."""
     members = _members(connection)
-    for kind, identity, _name in members:
-        # Kind and identity are the server's own words (pg_identify_object), quoted as SQL wants them.
+    leaving = obstacles.fetch_leaving(connection)
+    # Kinds and identities are the server's own words (pg_identify_object), quoted as SQL wants them.
+    for kind, identity in members:
         connection.execute(b"ALTER EXTENSION pg_trickle DROP " + f"{kind} {identity}".encode())
-    doomed = [(kind, identity) for kind, identity, _ in members if kind == "event trigger"]
-    functions = connection.execute(
-        "SELECT p.oid::regprocedure::text, p.proname FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang"
-        " WHERE p.pronamespace = 'pgtrickle'::regnamespace AND l.lanname = 'c'"
-    ).fetchall()
-    doomed.extend(("function", identity) for identity, name in functions if name not in KEPT_FUNCTIONS)
-    doomed.extend(
-        ("function", identity)
-        for kind, identity, _ in members
-        if kind == "function"
-        and identity.split("(")[0].split(".")[-1].strip('"') not in KEPT_FUNCTIONS
-        and ("function", identity) not in doomed
-        and identity not in {known for known, _ in functions}
-    )
-    for kind, identity in doomed:
-        connection.execute(b"DROP " + f"{kind} {identity}".encode())
-    return len(members), tuple(f"{kind} {identity}" for kind, identity in doomed)
+    for one in leaving:
+        connection.execute(b"DROP " + f"{one.kind} {one.identity}".encode())
+    connection.execute("DROP EXTENSION IF EXISTS pg_trickle")
+    return len(members), tuple(f"{one.kind} {one.identity}" for one in leaving)
 
 
 def _replace_functions(connection: Connection) -> None:
@@ -192,7 +172,7 @@ def find_obstacles(
         mode: what is to become of IMMEDIATE stream tables.
     """
     fatal, differences = _compare(connection)
-    findings = [*_find_preloaded(connection), *fatal]
+    findings = [*obstacles.find_preloaded(connection), *fatal, *obstacles.find_dependents(connection)]
     if mode == "refuse":
         findings.extend(
             Finding(
@@ -204,6 +184,28 @@ def find_obstacles(
             for _, name in immediate.fetch_immediate(connection)
         )
     return tuple(findings), differences
+
+
+def _take_over(connection: Connection, dsn: str, mode: Literal["refuse", "differential"]) -> AdoptReport:
+    _refuse_early(connection, dsn)
+    # Event triggers of the extension's call its library, and this must work without it (GUC of PostgreSQL 17).
+    connection.execute("SET LOCAL event_triggers = off")
+    connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+    connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
+    connection.execute(
+        "LOCK TABLE pgtrickle.pgt_stream_tables, pgtrickle.pgt_dependencies, pgtrickle.pgt_change_tracking"
+        " IN ACCESS EXCLUSIVE MODE"
+    )
+    findings, differences = find_obstacles(connection, mode)
+    if findings:
+        raise PreflightError(f"{describe_dsn(dsn)} can't be taken over, and nothing was changed", findings)
+    version = _fetch_version(connection)
+    _replace_functions(connection)
+    converted = immediate.convert(connection)
+    members, dropped = _set_free(connection)
+    _stamp(connection)
+    connection.commit()
+    return AdoptReport(version, members, dropped, tuple(str(difference) for difference in differences), converted)
 
 
 def adopt(dsn: str, *, mode: Literal["refuse", "differential"] = "refuse") -> AdoptReport:
@@ -222,33 +224,16 @@ def adopt(dsn: str, *, mode: Literal["refuse", "differential"] = "refuse") -> Ad
         What was done.
 
     Raises:
-        PreflightError: findings (library preloaded, not the baseline, IMMEDIATE); nothing was changed.
-        RefusedError, MissingPrivilegeError: there is nothing to take over, or not by this role.
+        PreflightError: findings (library preloaded, not the baseline, IMMEDIATE, an object of yours depends on what
+            leaves); nothing was changed.
+        RefusedError, MissingPrivilegeError: there is nothing to take over, or not by this role, or a lock is held.
     """
     with connect(dsn, autocommit=False) as connection, translated("adopt"):
-        _refuse_early(connection, dsn)
-        # Event triggers of the extension's call its library, and this must work without it (GUC of PostgreSQL 17).
-        connection.execute("SET LOCAL event_triggers = off")
-        connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
-        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
-        connection.execute(
-            "LOCK TABLE pgtrickle.pgt_stream_tables, pgtrickle.pgt_dependencies, pgtrickle.pgt_change_tracking"
-            " IN ACCESS EXCLUSIVE MODE"
-        )
-        findings, differences = find_obstacles(connection, mode)
-        if findings:
-            raise PreflightError(f"{describe_dsn(dsn)} can't be taken over, and nothing was changed", findings)
-        row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = %s", (EXTENSION,)).fetchone()
-        _replace_functions(connection)
-        converted = immediate.convert(connection)
-        members, dropped = _set_free(connection)
-        connection.execute("DROP EXTENSION IF EXISTS pg_trickle")
-        _stamp(connection)
-        connection.commit()
-    return AdoptReport(
-        extension_version=None if row is None else str(row[0]),
-        members=members,
-        dropped=dropped,
-        differences=tuple(str(difference) for difference in differences),
-        converted=converted,
-    )
+        try:
+            return _take_over(connection, dsn, mode)
+        except psycopg.errors.LockNotAvailable as error:
+            raise RefusedError(
+                f"adopt: {error.diag.message_primary or error}; waited {LOCK_TIMEOUT_MS} ms for it",
+                hint="nothing was changed; see pg_locks for who holds the catalog or a source, and run it again then",
+                sqlstate=error.sqlstate,
+            ) from error

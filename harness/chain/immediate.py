@@ -86,12 +86,17 @@ def _capture(connection: Connection, relid: int) -> None:
                 sql.Identifier("pgtrickle_changes", function),
             )
         )
+
+
+def _track(connection: Connection, relid: int, pgt_id: int) -> None:
+    """The stream table among those that read this source's buffer."""
     connection.execute(
-        "INSERT INTO pgtrickle.pgt_change_tracking (source_relid, slot_name, tracked_by_pgt_ids)"
-        " SELECT %(relid)s::oid, 'pg_trickle_cdc_' || %(relid)s, array_agg(pgt_id)"
-        " FROM pgtrickle.pgt_dependencies WHERE source_relid = %(relid)s::oid"
-        " ON CONFLICT DO NOTHING",
-        {"relid": relid},
+        "INSERT INTO pgtrickle.pgt_change_tracking AS t (source_relid, slot_name, tracked_by_pgt_ids)"
+        " VALUES (%(relid)s::oid, 'pg_trickle_cdc_' || %(relid)s::text, ARRAY[%(pgt_id)s::bigint])"
+        " ON CONFLICT (source_relid) DO UPDATE"
+        " SET tracked_by_pgt_ids = array_append(t.tracked_by_pgt_ids, %(pgt_id)s::bigint)"
+        " WHERE t.tracked_by_pgt_ids IS NULL OR %(pgt_id)s::bigint <> ALL (t.tracked_by_pgt_ids)",
+        {"relid": relid, "pgt_id": pgt_id},
     )
 
 
@@ -121,6 +126,7 @@ def convert(connection: Connection) -> tuple[str, ...]:
         ).fetchall()
         for (relid,) in sources:
             _capture(connection, relid)
+            _track(connection, relid, pgt_id)
         connection.execute(
             "UPDATE pgtrickle.pgt_stream_tables"
             " SET refresh_mode = 'DIFFERENTIAL', frontier = NULL, needs_reinit = true, updated_at = now()"
