@@ -183,6 +183,8 @@ def find_obstacles(
             )
             for _, name in immediate.fetch_immediate(connection)
         )
+    else:
+        findings.extend(immediate.find_half_captured(connection))
     return tuple(findings), differences
 
 

@@ -6,6 +6,7 @@ from psycopg import sql
 
 from harness.chain.connection import Connection
 from harness.chain.runner import migrations_path
+from harness.errors import Finding
 
 
 def fetch_immediate(connection: Connection) -> tuple[tuple[int, str], ...]:
@@ -15,6 +16,27 @@ def fetch_immediate(connection: Connection) -> tuple[tuple[int, str], ...]:
         " WHERE refresh_mode = 'IMMEDIATE' ORDER BY 1"
     ).fetchall()
     return tuple((int(pgt_id), str(name)) for pgt_id, name in rows)
+
+
+def find_half_captured(connection: Connection) -> tuple[Finding, ...]:
+    """Sources of IMMEDIATE stream tables with a buffer that no trigger fills: they would be taken for captured ones."""
+    rows = connection.execute(
+        "SELECT DISTINCT c.oid::regclass::text, b.oid::regclass::text FROM pgtrickle.pgt_stream_tables s"
+        " JOIN pgtrickle.pgt_dependencies d ON d.pgt_id = s.pgt_id JOIN pg_class c ON c.oid = d.source_relid"
+        " JOIN pg_class b ON b.oid = to_regclass('pgtrickle_changes.changes_' || c.oid)"
+        " WHERE s.refresh_mode = 'IMMEDIATE' AND c.relkind IN ('r', 'p') AND NOT EXISTS ("
+        "   SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = 'pg_trickle_cdc_' || c.oid)"
+        " ORDER BY 1"
+    ).fetchall()
+    return tuple(
+        Finding(
+            "buffer_without_trigger",
+            source,
+            f"{source} has a change buffer, {buffer}, and no trigger that fills it",
+            f"if no stream table needs what is in it: DROP TABLE {buffer}, and adopt again",
+        )
+        for source, buffer in rows
+    )
 
 
 def _drop_triggers(connection: Connection, pgt_id: int) -> None:

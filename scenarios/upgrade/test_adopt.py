@@ -17,11 +17,11 @@ from harness.chain.catalog import CatalogSnapshot, compare_catalogs, snapshot_ca
 from harness.chain.status import fetch_status
 from harness.errors import HarnessError, MissingPrivilegeError, PreflightError, RefusedError
 from harness.postgres import DsnNode, Node, Server
-from harness.rehearsal.baseline_objects import StreamTableSpec, create_stream_table
+from harness.rehearsal.baseline_objects import StreamTableSpec, create_stream_table, install_source
 from harness.rehearsal.checks import check_captured, check_contents
 from harness.rehearsal.contents import drop_kept, note_captured, take_first
 from harness.rehearsal.model import Verdict
-from harness.rehearsal.tables import SourceTable, TableName, fetch_buffers, fetch_sources
+from harness.rehearsal.tables import SourceTable, TableName, fetch_buffers, fetch_sources, fetch_table
 from scenarios.fixtures.rehearsals import Connection, build_old_installation, provide_extension
 from scenarios.fixtures.servers import MakeServer
 
@@ -406,13 +406,78 @@ def test_immediate_stream_table_becomes_differential(installation_node: Node) ->
 
 
 def test_converted_source_looks_as_any_other_of_that_version(installation_node: Node) -> None:
-    """Its buffer, triggers and functions are of the shape that the baseline's own have; only bodies may be written
-    otherwise."""
+    """Buffer, index, sequence and triggers are as the baseline's; only its function's body is written otherwise."""
     with installation_node.connect() as conn:
         _, relid = make_immediate(conn)
-    adopt(installation_node.dsn(), mode="differential")
+        adopt(installation_node.dsn(), mode="differential")
+        conn.execute("CREATE TABLE shop.other (LIKE shop.tills INCLUDING ALL)")
+        other = install_source(conn, TableName("shop", "other"))
+        entries = snapshot_catalog(conn).entries.items()
+        converted, usual = (
+            {
+                (kind, subject.replace(str(number), "?").replace(name, "?")): text.replace(str(number), "?").replace(
+                    name, "?"
+                )
+                for (kind, subject), text in entries
+                if str(number) in subject and kind != "function"
+            }
+            for number, name in ((relid, "tills"), (other.relid, "other"))
+        )
+        assert converted == usual
+        assert {kind for kind, _ in converted} == {"relation", "column", "index", "sequence", "trigger"}
     go_up_down_up(installation_node, sources_of(installation_node))
     assert installation_node.value("SELECT to_regclass(%s) IS NULL", [f"pgtrickle_changes.changes_{relid}"])
+
+
+def test_buffer_that_nothing_fills_is_not_taken_for_capture(installation_node: Node) -> None:
+    node = installation_node
+    with node.connect() as conn:
+        _, relid = make_immediate(conn)
+        buffer = sql.Identifier("pgtrickle_changes", f"changes_{relid}")
+        conn.execute(sql.SQL("CREATE TABLE {} (change_id bigserial)").format(buffer))
+        before = look(node)
+        with pytest.raises(PreflightError) as refusal:
+            adopt(node.dsn(), mode="differential")
+        assert [(f.code, f.subject) for f in refusal.value.findings] == [("buffer_without_trigger", "shop.tills")]
+        assert look(node) == before
+        conn.execute(sql.SQL("DROP TABLE {}").format(buffer))
+        assert adopt(node.dsn(), mode="differential").converted == ("shop.places",)
+
+
+def test_awkward_source_of_an_immediate_stream_table_is_captured(installation_node: Node) -> None:
+    """Dropped, generated and oddly named columns, a key in another order, partitions: captured from adoption on."""
+    node = installation_node
+    with node.connect() as conn:
+        conn.execute('CREATE SCHEMA "My {0}%s"')
+        name = TableName("My {0}%s", "Ta'b\"le")
+        conn.execute(
+            sql.SQL(
+                """CREATE TABLE {} (gone int, "K ey%s" text, part int, "{{0}}" shop.state, twice int GENERATED ALWAYS
+                   AS (part * 2) STORED, PRIMARY KEY (part, "K ey%s")) PARTITION BY LIST (part)"""
+            ).format(name.identifier)
+        )
+        conn.execute(sql.SQL("ALTER TABLE {} DROP COLUMN gone").format(name.identifier))
+        conn.execute(sql.SQL("CREATE TABLE shop.leaf PARTITION OF {} DEFAULT").format(name.identifier))
+        spec = StreamTableSpec(
+            TableName("shop", "odd"),
+            sql.SQL("part"),
+            sql.SQL("FROM {}").format(name.identifier),
+            (name,),
+            row_key=("part",),
+            refresh_mode="IMMEDIATE",
+        )
+        create_stream_table(conn, spec)
+        assert adopt(node.dsn(), mode="differential").converted == ("shop.odd",)
+        relid = fetch_table(conn, name).relid
+        insert = sql.SQL("INSERT INTO {} VALUES ('a', 1, 'new'), ('b', 2, NULL)").format(name.identifier)
+        conn.execute(insert)
+        captured = conn.execute(
+            sql.SQL("SELECT pk_hash = pgtrickle.pg_trickle_hash_multi(ARRAY[new_part::text, {}]) FROM {}").format(
+                sql.Identifier("new_K ey%s"), sql.Identifier("pgtrickle_changes", f"changes_{relid}")
+            )
+        ).fetchall()
+        assert captured == [(True,), (True,)]
+    go_up_down_up(node, sources_of(node))
 
 
 def test_shared_source_keeps_its_pending_rows(installation_node: Node) -> None:
