@@ -24,6 +24,17 @@ CHAIN_LOCK_TIMEOUT = "5s"
 # For DDL on the catalog itself, which no writer's trigger touches; sources have a stricter one of their own.
 CATALOG_LOCK_TIMEOUT = "2s"
 
+# What a database or a role may have set for its own sessions, and a chain can't work under; each with its reason.
+SESSION = (
+    ("search_path", "pg_catalog, pg_temp"),  # nobody's function or operator comes between
+    ("client_min_messages", "notice"),  # the steps tell how far they are
+    ("statement_timeout", "0"),  # a revision's loop is one statement, and has a deadline of its own
+    ("transaction_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("default_transaction_isolation", "read committed"),  # a step must see what was committed before its locks
+    ("standard_conforming_strings", "on"),  # the files are written for it
+)
+
 
 def _dsn() -> str:
     dsn = context.get_x_argument(as_dictionary=True).get("dsn") or os.environ.get("HARNESS_DSN")
@@ -38,6 +49,9 @@ def _is_mutating() -> bool:
 
 def _prepare(connection: Connection) -> None:
     """Refuse what would go wrong, and make the room for the version table."""
+    for name, value in SESSION:
+        connection.execute(text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value})
+    connection.commit()
     connection.execute(text("SELECT set_config('lock_timeout', :value, false)"), {"value": CHAIN_LOCK_TIMEOUT})
     try:
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": CHAIN_LOCK})
@@ -55,8 +69,6 @@ def _prepare(connection: Connection) -> None:
             " take it over with `harness migrate adopt`"
         )
     connection.execute(text("CREATE SCHEMA IF NOT EXISTS pgtrickle"))
-    connection.execute(text("SELECT set_config('search_path', 'pg_catalog, pg_temp', false)"))
-    connection.execute(text("SELECT set_config('client_min_messages', 'notice', false)"))
     connection.execute(text("SELECT set_config('lock_timeout', :value, false)"), {"value": CATALOG_LOCK_TIMEOUT})
     connection.commit()
 
@@ -101,8 +113,8 @@ def run_offline() -> None:
     )
     output = context.get_context().impl.static_output
     output("\\set ON_ERROR_STOP on")
-    output("SET search_path = pg_catalog, pg_temp;")
-    output("SET client_min_messages = notice;")
+    for name, value in SESSION:
+        output(f"SELECT pg_catalog.set_config('{name}', '{value}', false);")
     output("CREATE SCHEMA IF NOT EXISTS pgtrickle;")
     context.run_migrations()
 

@@ -90,7 +90,7 @@ def _check_rights(connection: Connection, plan: Sequence[str], direction: str) -
                 role,
                 f"revision 0006 {'makes' if direction == 'up' else 'removes'} event triggers,"
                 " which PostgreSQL allows to superusers only",
-                "run the chain as a superuser, or go up to 0005 only",
+                "run the chain as a superuser" + (", or go up to 0005 only" if direction == "up" else ""),
             )
         )
     if plan and direction == "up" and plan[0] == "0001" and not may_create:
@@ -125,7 +125,10 @@ def _check_names(connection: Connection) -> tuple[Finding, ...]:
 def _check_prepared(connection: Connection) -> tuple[Finding, ...]:
     rows = connection.execute(
         "SELECT x.gid, x.owner, x.prepared::text, string_agg(DISTINCT l.relation::regclass::text, ', ')"
-        " FROM pg_prepared_xacts x JOIN pg_locks l ON l.virtualtransaction = '-1/' || x.transaction"
+        # What joins the two is the lock on its own transaction id; its virtual transaction says nothing (18.6).
+        " FROM pg_prepared_xacts x"
+        " JOIN pg_locks o ON o.locktype = 'transactionid' AND o.pid IS NULL AND o.transactionid = x.transaction"
+        " JOIN pg_locks l ON l.virtualtransaction = o.virtualtransaction AND l.pid IS NULL"
         " WHERE x.database = current_database()"
         " AND l.relation IN (SELECT source_relid FROM pgtrickle.pgt_change_tracking)"
         " GROUP BY 1, 2, 3 ORDER BY 1"
@@ -175,6 +178,36 @@ def _check_placements(connection: Connection) -> tuple[Finding, ...]:
     return (*lost, *stranded)
 
 
+def _check_left(connection: Connection, plan: Sequence[str]) -> tuple[Finding, ...]:
+    """What a revision far down the way would refuse, before the ones above it are undone."""
+    findings: list[Finding] = []
+    if "0001" in plan:
+        rows = connection.execute(
+            "SELECT format('%I.%I', pgt_schema, pgt_name) FROM pgtrickle.pgt_stream_tables ORDER BY 1"
+        ).fetchall()
+        findings.extend(
+            Finding(
+                "stream_table_left", name, f"below the baseline stream table {name} would be forgotten", "drop it first"
+            )
+            for (name,) in rows
+        )
+    if "0005" in plan:
+        rows = connection.execute(
+            "SELECT format('%I.%I', t.pgt_schema, t.pgt_name), l.holder, l.deadline::text FROM pgtrickle.st_locks l"
+            " JOIN pgtrickle.pgt_stream_tables t USING (pgt_id) WHERE l.deadline > clock_timestamp() ORDER BY 1"
+        ).fetchall()
+        findings.extend(
+            Finding(
+                "lease_live",
+                name,
+                f"{name} is being refreshed by {holder}, with a lease until {deadline}",
+                "wait until it ends",
+            )
+            for name, holder, deadline in rows
+        )
+    return tuple(findings)
+
+
 def check(connection: Connection, plan: Sequence[str], direction: str) -> tuple[Finding, ...]:
     """All that stands in the way of running these revisions. Reads only; on Citus it runs on the coordinator.
 
@@ -196,8 +229,10 @@ def check(connection: Connection, plan: Sequence[str], direction: str) -> tuple[
             findings.extend(_check_names(connection))
         if revision is not None and {"0002", "0004", "0006"} & set(plan):
             findings.extend(_check_prepared(connection))
-        if direction == "down" and "0006" in plan:
-            findings.extend(_check_placements(connection))
+        if direction == "down":
+            findings.extend(_check_left(connection, plan))
+            if "0006" in plan:
+                findings.extend(_check_placements(connection))
     except psycopg.errors.InsufficientPrivilege as error:
         findings.append(
             Finding(

@@ -31,8 +31,9 @@ AS $function$
 BEGIN
     RETURN (
         SELECT CASE WHEN l.pid IS NULL
-                    THEN format('prepared transaction %s', coalesce((SELECT x.gid FROM pg_prepared_xacts x
-                                WHERE l.virtualtransaction = '-1/' || x.transaction), '?'))
+                    THEN format('prepared transaction %s', coalesce((
+                        SELECT x.gid FROM pg_prepared_xacts x JOIN pg_locks o ON o.locktype = 'transactionid' AND o.transactionid = x.transaction
+                        WHERE o.pid IS NULL AND o.virtualtransaction = l.virtualtransaction), '?'))
                     ELSE format('pid %s, role %s, application %s, for %s s', l.pid, coalesce(a.usename, '?'),
                                 coalesce(nullif(a.application_name, ''), '?'),
                                 round(extract(epoch FROM clock_timestamp() - a.xact_start)::numeric, 1)) END
