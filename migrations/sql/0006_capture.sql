@@ -58,6 +58,15 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION pgtrickle._is_partition(relid oid) RETURNS boolean
+LANGUAGE plpgsql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    RETURN (SELECT c.relispartition FROM pg_class c WHERE c.oid = relid);
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION pgtrickle._captured_relations(relid oid) RETURNS oid[]
 LANGUAGE plpgsql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
@@ -79,7 +88,47 @@ BEGIN
         END IF;
         RETURN found;
     END IF;
+    IF pgtrickle._is_partition(relid) THEN
+        -- Its row triggers reach its own partitions by themselves.
+        RETURN ARRAY[relid];
+    END IF;
     RETURN ARRAY(SELECT relid UNION SELECT p.relid FROM pg_partition_tree(relid) p);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION pgtrickle._row_capture_source(relid oid, buffer name) RETURNS text
+LANGUAGE plpgsql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $function$
+-- The body for a source that is a partition itself: rows come to it through its parents, whose statements fire no statement trigger
+-- of its own, so it keeps a row trigger, as 0.2 has it. It writes what the statement triggers write.
+DECLARE
+    new_names text;
+    old_names text;
+    new_values text;
+    old_values text;
+BEGIN
+    SELECT coalesce(string_agg(format(', %I', ('new_' || (c ->> 'name'))::name), '' ORDER BY place), ''),
+           coalesce(string_agg(format(', %I', ('old_' || (c ->> 'name'))::name), '' ORDER BY place), ''),
+           coalesce(string_agg(format(', NEW.%I', c ->> 'name'), '' ORDER BY place), ''),
+           coalesce(string_agg(format(', OLD.%I', c ->> 'name'), '' ORDER BY place), '')
+    INTO new_names, old_names, new_values, old_values
+    FROM jsonb_array_elements(pgtrickle._source_columns(relid)) WITH ORDINALITY AS e(c, place);
+    RETURN format($body$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        INSERT INTO pgtrickle_changes.%1$I (lsn, action) VALUES (pg_catalog.pg_current_wal_insert_lsn(), 'T');
+        RETURN NULL;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        INSERT INTO pgtrickle_changes.%1$I (lsn, action%3$s) VALUES (pg_catalog.pg_current_wal_insert_lsn(), 'D'%5$s);
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        INSERT INTO pgtrickle_changes.%1$I (lsn, action%2$s) VALUES (pg_catalog.pg_current_wal_insert_lsn(), 'I'%4$s);
+    END IF;
+    RETURN NULL;
+END;
+$body$, buffer, new_names, old_names, new_values, old_values);
 END
 $function$;
 
@@ -122,6 +171,9 @@ DECLARE
     new_values text;
     old_values text;
 BEGIN
+    IF pgtrickle._is_partition(relid) THEN
+        RETURN pgtrickle._row_capture_source(relid, buffer);
+    END IF;
     SELECT coalesce(string_agg(format(', %I', ('new_' || (c ->> 'name'))::name), '' ORDER BY place), ''),
            coalesce(string_agg(format(', %I', ('old_' || (c ->> 'name'))::name), '' ORDER BY place), ''),
            coalesce(string_agg(format(', n.%I', c ->> 'name'), '' ORDER BY place), ''),
@@ -190,7 +242,9 @@ DECLARE
     tree CONSTANT oid[] := pgtrickle._captured_relations(relid);
     functions CONSTANT oid[] := ARRAY[to_regprocedure(format('pgtrickle_changes.%I()', 'pg_trickle_cdc_fn_' || stable)),
                                       to_regprocedure(format('pgtrickle_changes.%I()', 'pg_trickle_cdc_truncate_fn_' || stable))];
-    names CONSTANT text[] := ARRAY['pg_trickle_cdc_ins_', 'pg_trickle_cdc_upd_', 'pg_trickle_cdc_del_', 'pg_trickle_cdc_truncate_'];
+    by_row CONSTANT boolean := pgtrickle._is_partition(relid);
+    names CONSTANT text[] := CASE WHEN by_row THEN ARRAY['pg_trickle_cdc_row_', 'pg_trickle_cdc_truncate_']
+        ELSE ARRAY['pg_trickle_cdc_ins_', 'pg_trickle_cdc_upd_', 'pg_trickle_cdc_del_', 'pg_trickle_cdc_truncate_'] END;
 BEGIN
     IF placement = 'distributed' THEN
         PERFORM set_config('citus.enable_unsafe_triggers', 'on', true);
@@ -213,17 +267,20 @@ BEGIN
     FOREACH relation IN ARRAY CASE WHEN wanted THEN tree ELSE '{}' END LOOP
         CONTINUE WHEN (SELECT c.relkind NOT IN ('r', 'p') FROM pg_class c WHERE c.oid = relation);
         FOR item IN
-            SELECT w.name, w.event, w.referencing, w.function FROM (VALUES
-                (names[1], 'INSERT', 'REFERENCING NEW TABLE AS __pgt_new', 'pg_trickle_cdc_fn_'),
-                (names[2], 'UPDATE', 'REFERENCING OLD TABLE AS __pgt_old NEW TABLE AS __pgt_new', 'pg_trickle_cdc_fn_'),
-                (names[3], 'DELETE', 'REFERENCING OLD TABLE AS __pgt_old', 'pg_trickle_cdc_fn_'),
-                (names[4], 'TRUNCATE', '', CASE placement WHEN 'distributed' THEN 'pg_trickle_cdc_truncate_fn_' ELSE 'pg_trickle_cdc_fn_' END))
-                AS w(name, event, referencing, function)
-            WHERE NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgfoid = ANY (functions)
+            SELECT w.name, w.event, w.clause, w.function FROM (VALUES
+                ('pg_trickle_cdc_ins_', 'INSERT', 'REFERENCING NEW TABLE AS __pgt_new FOR EACH STATEMENT', 'pg_trickle_cdc_fn_'),
+                ('pg_trickle_cdc_upd_', 'UPDATE', 'REFERENCING OLD TABLE AS __pgt_old NEW TABLE AS __pgt_new FOR EACH STATEMENT', 'pg_trickle_cdc_fn_'),
+                ('pg_trickle_cdc_del_', 'DELETE', 'REFERENCING OLD TABLE AS __pgt_old FOR EACH STATEMENT', 'pg_trickle_cdc_fn_'),
+                ('pg_trickle_cdc_row_', 'INSERT OR UPDATE OR DELETE', 'FOR EACH ROW', 'pg_trickle_cdc_fn_'),
+                ('pg_trickle_cdc_truncate_', 'TRUNCATE', 'FOR EACH STATEMENT',
+                 CASE placement WHEN 'distributed' THEN 'pg_trickle_cdc_truncate_fn_' ELSE 'pg_trickle_cdc_fn_' END))
+                AS w(name, event, clause, function)
+            WHERE w.name = ANY (names)
+              AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = relation AND t.tgfoid = ANY (functions)
                               AND regexp_replace(t.tgname, '[^_]*$', '') = w.name)
         LOOP
-            EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION pgtrickle_changes.%I()',
-                           item.name || stable, item.event, relation::regclass, item.referencing, item.function || stable);
+            EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s %s EXECUTE FUNCTION pgtrickle_changes.%I()',
+                           item.name || stable, item.event, relation::regclass, item.clause, item.function || stable);
             changed := changed + 1;
         END LOOP;
     END LOOP;
@@ -375,6 +432,9 @@ BEGIN
     IF (SELECT c.relkind NOT IN ('r', 'p') FROM pg_class c WHERE c.oid = relid) THEN
         RAISE EXCEPTION '% is no table, so its changes cannot be captured', relid::regclass USING ERRCODE = 'wrong_object_type';
     END IF;
+    IF placement <> 'local' AND pgtrickle._is_partition(relid) THEN
+        RAISE EXCEPTION '% is a partition and %: capture its parent instead', relid::regclass, placement USING ERRCODE = 'feature_not_supported';
+    END IF;
     IF placement <> 'local' THEN
         PERFORM set_config('citus.multi_shard_modify_mode', 'sequential', true);
         PERFORM pgtrickle.share_with_workers();
@@ -430,7 +490,8 @@ BEGIN
 END
 $function$;
 
-REVOKE ALL ON FUNCTION pgtrickle._type_below(oid, integer), pgtrickle._source_columns(oid), pgtrickle._shard_key(oid), pgtrickle._captured_relations(oid),
+REVOKE ALL ON FUNCTION pgtrickle._type_below(oid, integer), pgtrickle._source_columns(oid), pgtrickle._shard_key(oid), pgtrickle._is_partition(oid), pgtrickle._captured_relations(oid),
+    pgtrickle._row_capture_source(oid, name),
     pgtrickle._distributed_source(name, text, text, text, text), pgtrickle._statement_source(oid, name, text),
     pgtrickle._buffer_shard(text, name), pgtrickle._make_buffer(oid, text, text, text), pgtrickle._set_triggers(oid, text, boolean),
     pgtrickle._set_function(oid, text), pgtrickle._sync_columns(oid, text, jsonb), pgtrickle.resync_capture(oid),

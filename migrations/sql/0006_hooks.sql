@@ -44,12 +44,14 @@ AS $function$
 DECLARE
     source oid;
 BEGIN
-    -- The sources that the command is about: the table itself, the parents of a partition, all tables of a renamed schema.
+    -- The sources that the command is about: the table itself, the parents of a partition, a partition that it attached, all tables
+    -- of a renamed schema.
     FOR source IN
         SELECT k.source_relid FROM pgtrickle.pgt_change_tracking k
         WHERE EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c
                       WHERE (c.classid = 'pg_class'::regclass
-                             AND (c.objid = k.source_relid OR k.source_relid IN (SELECT a.relid FROM pg_partition_ancestors(c.objid) a)))
+                             AND (c.objid = k.source_relid OR k.source_relid IN (SELECT a.relid FROM pg_partition_ancestors(c.objid) a)
+                                  OR c.objid IN (SELECT a.relid FROM pg_partition_ancestors(k.source_relid) a)))
                          OR (c.classid = 'pg_namespace'::regclass
                              AND c.objid = (SELECT s.relnamespace FROM pg_class s WHERE s.oid = k.source_relid)))
           AND EXISTS (SELECT FROM pg_class s WHERE s.oid = k.source_relid)

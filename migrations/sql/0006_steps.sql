@@ -42,7 +42,7 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $function$
     SELECT k.source_relid FROM pgtrickle.pgt_change_tracking k JOIN pg_class c ON c.oid = k.source_relid
-    WHERE EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = k.source_relid AND t.tgname = 'pg_trickle_cdc_ins_' || k.source_stable_name)
+    WHERE EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = k.source_relid AND t.tgname IN ('pg_trickle_cdc_ins_' || k.source_stable_name, 'pg_trickle_cdc_row_' || k.source_stable_name))
 $function$;
 
 CREATE OR REPLACE FUNCTION pgtrickle._hash_keys(relid oid, stable text) RETURNS void

@@ -7,7 +7,10 @@ import pytest
 from psycopg.rows import TupleRow
 
 from harness.chain import runner
+from harness.chain.catalog import compare_catalogs, snapshot_catalog
 from harness.postgres import Node
+from harness.rehearsal.baseline_objects import install_source
+from harness.rehearsal.tables import TableName
 from scenarios.upgrade.small_installation import SmallInstallation, build_small_installation, write_changes
 
 Connection = psycopg.Connection[TupleRow]
@@ -248,3 +251,54 @@ def test_install_capture_and_go_down_with_it(database: Node, installed: SmallIns
             ("I", None, None, 1, "b", True),
             ("U", 1, "b", 1, "c", True),
         ]
+
+
+def _net(conn: Connection, table: str) -> list[tuple[object, ...]]:
+    """What the captured rows of a table sum up to, without what cancels out."""
+    return conn.execute(
+        psycopg.sql.SQL(
+            "SELECT coalesce(new_id, old_id), coalesce(new_at, old_at)::text FROM pgtrickle_changes.{} GROUP BY 1, 2"
+            " HAVING sum(CASE action WHEN 'I' THEN 1 ELSE -1 END) <> 0 ORDER BY 1, 2"
+        ).format(psycopg.sql.Identifier(_buffer(conn, table)))
+    ).fetchall()
+
+
+def test_a_source_that_is_a_partition_is_captured_through_its_parent(database: Node) -> None:
+    """Rows come to it by statements on its parent, which is captured too: each buffer has each of its rows once."""
+    build_small_installation(database)
+    part = TableName("public", "parts_2")
+    with database.connect() as conn:
+        install_source(conn, part)
+        runner.upgrade(database.dsn())
+        for table in ("public.parts", "public.parts_2"):
+            conn.execute(
+                psycopg.sql.SQL("TRUNCATE pgtrickle_changes.{}").format(psycopg.sql.Identifier(_buffer(conn, table)))
+            )
+        conn.execute("INSERT INTO public.parts VALUES (8001, '2026-02-01'), (8002, '2026-09-01')")
+        conn.execute("INSERT INTO public.parts_2 VALUES (8003, '2026-09-02')")
+        conn.execute("UPDATE public.parts SET at = '2026-10-01' WHERE id IN (8001, 8002)")
+        assert _net(conn, "public.parts_2") == [(8001, "2026-10-01"), (8002, "2026-10-01"), (8003, "2026-09-02")]
+        assert _net(conn, "public.parts") == _net(conn, "public.parts_2")
+        conn.execute("UPDATE public.parts SET at = '2026-02-02' WHERE id = 8001")
+        conn.execute("DELETE FROM public.parts WHERE id = 8003")
+        assert _net(conn, "public.parts_2") == [(8002, "2026-10-01")]
+        before = snapshot_catalog(conn)
+        runner.downgrade(database.dsn(), "0001")
+        conn.execute("INSERT INTO public.parts VALUES (8004, '2026-09-04')")
+        runner.upgrade(database.dsn())
+        assert compare_catalogs(before, snapshot_catalog(conn)) == ()
+        assert _net(conn, "public.parts_2") == [(8002, "2026-10-01"), (8004, "2026-09-04")]
+
+
+def test_a_source_that_becomes_a_partition_goes_on_being_captured(database: Node, installed: SmallInstallation) -> None:
+    with database.connect() as conn:
+        conn.execute("CREATE TABLE public.alone (id int NOT NULL, at date NOT NULL)")
+        conn.execute("SELECT pgtrickle.install_capture('public.alone'::regclass)")
+        conn.execute(
+            "ALTER TABLE public.parts ATTACH PARTITION public.alone FOR VALUES FROM ('2030-01-01') TO (MAXVALUE)"
+        )
+        conn.execute("INSERT INTO public.parts VALUES (8010, '2031-01-01')")
+        assert _net(conn, "public.alone") == [(8010, "2031-01-01")]
+        conn.execute("ALTER TABLE public.parts DETACH PARTITION public.alone")
+        conn.execute("INSERT INTO public.alone VALUES (8011, '2031-01-02')")
+        assert _net(conn, "public.alone") == [(8010, "2031-01-01"), (8011, "2031-01-02")]
