@@ -1,0 +1,1 @@
+"""The property test: random schemas, queries and statements; the oracle after each refresh."""
