@@ -1,0 +1,53 @@
+"""Row 4, distributed source into a reference table: readers on every node see the same rows."""
+
+from __future__ import annotations
+
+from harness.clusters.cluster import Cluster
+from harness.matrix.model import Claim, Row, RowReport
+from harness.matrix.play import LARGE, TOTALS, play, require_totals
+from harness.matrix.proofs import prove_captured_on_workers, prove_source, prove_storage
+from harness.matrix.stage import open_stage
+from harness.matrix.tables import public
+from harness.matrix.workload import Orders
+
+NAMES = ("totals", "large")
+
+
+def run(cluster: Cluster) -> RowReport:
+    """Run the row on a coordinator with workers; leaves its tables in the database.
+
+    Raises:
+        CheckFailedError: a proof, the oracle or a count fails.
+    """
+    with open_stage(cluster) as stage:
+        orders = Orders()
+        orders.create(stage.connection, "distributed")
+        orders.insert(stage.connection)
+        for name, query in zip(NAMES, (TOTALS, LARGE), strict=True):
+            stage.tables.create(name, query, schedule=None, mode="DIFFERENTIAL", placement="reference")
+            prove_storage(stage, public(name), "reference")
+        prove_source(stage, orders.table, "distributed")
+        orders.insert(stage.connection)
+        prove_captured_on_workers(stage, orders.table)
+
+        with stage.workers[1].connect() as through_worker:
+            play(stage, orders, NAMES, [stage.connection, through_worker, stage.connection])
+        require_totals(stage, orders)
+        content = "SELECT region, orders, priced, amount, mean, least, most FROM totals ORDER BY 1"
+        seen = {node.name: node.rows(content) for node in cluster.nodes}
+        same = all(rows == seen[stage.coordinator.name] for rows in seen.values())
+        text = ", ".join(f"{name}: {len(rows)} rows" for name, rows in seen.items())
+        stage.require("every node reads the same stream table", same, text)
+        return stage.report()
+
+
+ROW = Row(
+    number=4,
+    name="distributed_to_reference",
+    title="Hash-distributed table, reference stream table",
+    claim="Triggers on the workers, a sequence frontier, MERGE into the reference table.",
+    reality="Citus refuses a reference table as the target of MERGE (F22): the delta is applied by DELETE and "
+    "INSERT .. ON CONFLICT, in one transaction over all replicas.",
+    finding=Claim.HOLDS_CHANGED,
+    run=run,
+)

@@ -1,0 +1,148 @@
+"""Where a row plays: a database at head, its coordinator's connection, its stream tables, and what was proven there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from psycopg import sql
+
+from harness.chain.runner import upgrade
+from harness.clusters.cluster import Cluster
+from harness.errors import CheckFailedError
+from harness.matrix.model import RowReport
+from harness.matrix.tables import Table
+from harness.postgres.deadlines import DeadlineConnection
+from harness.postgres.node import Node, Params, Query
+from harness.trickle import StreamTables
+from harness.trickle.names import stable_name
+from harness.trickle.oracle import compare
+
+# One answer of a matrix database; what takes longer waits for a lock that nobody gives back.
+ANSWER_DEADLINE_S = 60.0
+
+
+class Stage:
+    """One database of a cluster (or of a plain server) that a row has for itself.
+
+    Args:
+        cluster: the database on all nodes; without workers it is a plain server's.
+        connection: an autocommit connection to its coordinator.
+        tables: the stream tables in it.
+
+    Attributes:
+        topology: what was proven so far; a row's report shows it.
+        counts: what the workload counted, by table.
+    """
+
+    def __init__(self, cluster: Cluster, connection: DeadlineConnection, tables: StreamTables) -> None:
+        self.cluster = cluster
+        self.connection = connection
+        self.tables = tables
+        self.topology: dict[str, str] = {}
+        self.counts: dict[str, int] = {}
+
+    @property
+    def coordinator(self) -> Node:
+        """The node that clients talk to."""
+        return self.cluster.coordinator
+
+    @property
+    def workers(self) -> tuple[Node, ...]:
+        """The nodes that hold shards; none on a plain server."""
+        return self.cluster.workers
+
+    @property
+    def is_citus(self) -> bool:
+        """Whether this is a cluster."""
+        return bool(self.cluster.workers)
+
+    def run(self, query: Query, params: Params = None) -> None:
+        """Run a statement on the coordinator, in a transaction of its own."""
+        self.connection.execute(query, params)
+
+    def rows(self, query: Query, params: Params = None) -> list[tuple[Any, ...]]:
+        """All rows of a query on the coordinator."""
+        return self.connection.execute(query, params).fetchall()
+
+    def value(self, query: Query, params: Params = None) -> Any:
+        """The only value of a query on the coordinator."""
+        ((value,),) = self.rows(query, params)
+        return value
+
+    def require(self, fact: str, holds: bool, seen: object) -> None:
+        """Write a fact down, or fail.
+
+        Raises:
+            CheckFailedError: it does not hold; says what was seen.
+        """
+        if not holds:
+            raise CheckFailedError(f"{fact}: this does not hold; seen: {seen}")
+        self.topology[fact] = str(seen)
+
+    def require_equal(self, what: str, seen: object, expected: object) -> None:
+        """Fail unless both are equal.
+
+        Raises:
+            CheckFailedError: says both.
+        """
+        if seen != expected:
+            raise CheckFailedError(f"{what}: {seen}, and {expected} was expected")
+
+    def require_count(self, table: sql.Composable, expected: int, name: str) -> None:
+        """The table holds as many rows as its writers counted themselves.
+
+        Raises:
+            CheckFailedError: says both numbers.
+        """
+        seen = self.value(sql.SQL("SELECT count(*) FROM {}").format(table))
+        self.require_equal(f"rows of {name}", seen, expected)
+        self.counts[name] = expected
+
+    def require_oracle(self, *names: str) -> None:
+        """Each stream table equals its query as a multiset, both ways; on the coordinator.
+
+        Raises:
+            CheckFailedError: says how many rows are missing and how many are too many, and shows some.
+        """
+        for name in names:
+            difference = compare(self.connection, name)
+            if not difference.is_equal:
+                shown = "; ".join(difference.examples[:5])
+                raise CheckFailedError(
+                    f"{name} does not equal its query: {difference.missing} rows are missing, "
+                    f"{difference.extra} are too many: {shown}"
+                )
+
+    def frontier(self, name: str, source: Table) -> Mapping[str, Any]:
+        """Where a stream table's refreshes of one source stopped, as the catalog has it; empty before the first."""
+        found = self.value(
+            "SELECT coalesce(frontier -> 'sources' -> %s, '{}') FROM pgtrickle.pgt_stream_tables WHERE pgt_name = %s",
+            [stable_name(source.schema, source.name), name],
+        )
+        return dict(found)
+
+    def report(self) -> RowReport:
+        """What was proven and counted."""
+        topology: Mapping[str, str] = dict(self.topology)
+        return RowReport(topology, dict(self.counts))
+
+
+@contextmanager
+def open_stage(cluster: Cluster) -> Iterator[Stage]:
+    """Bring a database to head and open it for a row.
+
+    Args:
+        cluster: the database on all nodes, without a catalog so far or at head.
+    """
+    upgrade(cluster.coordinator.dsn())
+    connection = cluster.coordinator.connect(deadline_s=ANSWER_DEADLINE_S)
+    try:
+        with StreamTables(connection) as tables:
+            stage = Stage(cluster, connection, tables)
+            shape = f"1+{len(cluster.workers)}" if cluster.workers else "one server"
+            stage.topology["cluster"] = shape
+            yield stage
+    finally:
+        connection.close()
