@@ -73,6 +73,19 @@ class CheckGroup:
         return self.count - len(self.subjects)
 
 
+def make_environment() -> Environment:
+    """What renders the templates of this package: every text escaped, the filters ``visible``, ``ms``, ``seconds``."""
+    environment = Environment(
+        loader=PackageLoader("harness.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"visible": visible, "ms": show_ms, "seconds": show_s}
+    return environment
+
+
 def to_page(result: RehearsalResult, command: str) -> str:
     """The result as one self-contained HTML page.
 
@@ -84,14 +97,7 @@ def to_page(result: RehearsalResult, command: str) -> str:
         HTML that loads nothing: style and drawings are inside, there is no script, and its own content policy
         forbids the rest. Every text from outside is escaped, and its unseen characters are made visible.
     """
-    environment = Environment(
-        loader=PackageLoader("harness.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"visible": visible, "ms": show_ms, "seconds": show_s}
+    environment = make_environment()
     passed = [check for check in result.checks if check.verdict is Verdict.PASSED]
     failed = failed_checks(result)
     stalls = _stall_rows(result.stalls)

@@ -62,14 +62,24 @@ def write_report(result: RehearsalResult, directory: Path, command: str) -> Repo
     """
     directory = prepare_directory(directory)
     paths = ReportPaths(directory / "report.html", directory / "report.json", directory / "junit.xml")
-    _write(paths.document, dump_document(to_document(result, command)).encode())
-    _write(paths.junit, to_junit(result, command))
-    _write(paths.page, to_page(result, command).encode())
+    write_file(paths.document, dump_document(to_document(result, command)).encode())
+    write_file(paths.junit, to_junit(result, command))
+    write_file(paths.page, to_page(result, command).encode())
     return paths
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write beside, then rename: a reader never sees half a file."""
+def write_file(path: Path, content: bytes, *, option: str = "--report") -> None:
+    """Write beside, then rename: a reader never sees half a file.
+
+    Args:
+        path: which file; replaced if it is there.
+        content: all of it.
+        option: of the command line, which named the place.
+
+    Raises:
+        RefusedError: it cannot be written.
+        DiskFullError: there is no room for it.
+    """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         scratch.write_bytes(content)
@@ -79,5 +89,5 @@ def _write(path: Path, content: bytes) -> None:
             scratch.unlink(missing_ok=True)
         reason = f"{path} cannot be written: {error.strerror}"
         if error.errno in _FULL:
-            raise DiskFullError(reason, hint="make room, or name another directory with --report") from None
-        raise RefusedError(reason, hint="name another directory with --report") from None
+            raise DiskFullError(reason, hint=f"make room, or name another place with {option}") from None
+        raise RefusedError(reason, hint=f"name another place with {option}") from None
