@@ -1,0 +1,51 @@
+"""Grounds for capture: one database at head a module and placement; each test has tables of its own."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from harness.chain.runner import upgrade
+from harness.clusters import Cluster
+from harness.postgres import DsnNode, Server
+from scenarios.capture.capturing import GROUNDS, Ground
+from scenarios.fixtures.clusters import SharedCluster
+
+ON_CITUS = pytest.mark.citus(">= 13")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(each, marks=() if each == "plain" else ON_CITUS) for each in GROUNDS]
+)
+def any_ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
+    """A database at head; its tables are plain, local, reference or distributed."""
+    placement = str(request.param)
+    dbname = f"capture_{secrets.token_hex(6)}"
+    if placement == "plain":
+        server: Server = request.getfixturevalue("server")
+        server.create_database(dbname)
+        view = Cluster(dbname, DsnNode(server.name, server.dsn(dbname)), [])
+        drop = server.drop_database
+    else:
+        shared: SharedCluster = request.getfixturevalue("shared_cluster")
+        cluster = shared.take()
+        cluster.create_database(dbname)
+        first, *others = (DsnNode(node.name, node.dsn(dbname)) for node in cluster.nodes)
+        view = Cluster(dbname, first, others)
+        drop = cluster.drop_database
+    try:
+        upgrade(view.coordinator.dsn())
+        yield Ground(view, placement)
+    finally:
+        view.close()
+        drop(dbname)
+
+
+@pytest.fixture
+def ground(any_ground: Ground, request: pytest.FixtureRequest) -> Ground:
+    """The module's ground; on Citus the nodes' logs are read after each test."""
+    if any_ground.is_citus:
+        request.getfixturevalue("cluster")
+    return any_ground
