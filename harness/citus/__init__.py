@@ -13,6 +13,7 @@ from harness.citus.catalog import (
     fetch_presence,
     fetch_relation,
     fetch_workers,
+    has_citus,
 )
 from harness.citus.commands import NodeAnswer, NodesFailedError, ask_nodes, require_all, run_on_nodes
 from harness.citus.shards import RowEstimate, Shard, ShardPlacement, fetch_row_estimate, fetch_shards
@@ -38,6 +39,7 @@ __all__ = [
     "fetch_row_estimate",
     "fetch_shards",
     "fetch_workers",
+    "has_citus",
     "require_all",
     "run_on_nodes",
 ]

@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from harness.clusters.topology import NODES_QUERY, NodeRecord
-from harness.errors import BadInputError
+from harness.errors import BadInputError, CitusMissingError
 
 Connection = psycopg.Connection[Any]
 # A relation is its OID, or (schema, name) as the catalog spells them: never SQL text, so no name needs quoting.
@@ -168,12 +168,27 @@ def fetch_presence(connection: Connection) -> Presence:
     return Presence(row[0], row[1] or None, None if group is None else int(group[0]))
 
 
+def has_citus(connection: Connection) -> bool:
+    """Whether there can be anything but local tables.
+
+    Raises:
+        CitusMissingError: the extension is there and its library is not loaded: its tables can't be read, and to
+            call them local would be wrong.
+    """
+    presence = fetch_presence(connection)
+    if presence.extension_version is not None and not presence.is_available:
+        raise CitusMissingError(
+            f"this database has {presence}", hint="put citus into shared_preload_libraries and restart the server"
+        )
+    return presence.is_available
+
+
 def fetch_nodes(connection: Connection) -> tuple[NodeRecord, ...]:
     """Every node that Citus has registered, by group; none without Citus.
 
     A coordinator that was never registered is missing: it is where the connection leads.
     """
-    if not fetch_presence(connection).is_available:
+    if not has_citus(connection):
         return ()
     return tuple(NodeRecord(*row) for row in connection.execute(NODES_QUERY).fetchall())
 
@@ -233,6 +248,7 @@ def fetch_placement(connection: Connection, relation: Relation) -> Placement:
 
     Raises:
         BadInputError: there is no such relation.
+        CitusMissingError: see `has_citus`.
     """
     relid = fetch_relation(connection, relation)
     row = connection.execute(_CLASS_QUERY, [relid]).fetchone()
@@ -240,7 +256,7 @@ def fetch_placement(connection: Connection, relation: Relation) -> Placement:
         raise BadInputError(f"there is no relation with OID {relid}", hint="it may have been dropped meanwhile")
     schema, name, relkind, is_partition, access_method, is_columnar = row
     found = None
-    if fetch_presence(connection).is_available:
+    if has_citus(connection):
         found = connection.execute(_CITUS_QUERY, [relid]).fetchone()
     kind, column, method, shard_count, colocation_id = Kind.LOCAL, None, None, 0, None
     if found is not None:

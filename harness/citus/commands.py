@@ -10,7 +10,7 @@ from typing import LiteralString
 import psycopg
 from psycopg import sql
 
-from harness.citus.catalog import Connection, fetch_nodes, fetch_presence
+from harness.citus.catalog import Connection, fetch_nodes, has_citus
 from harness.clusters.topology import NodeRecord
 from harness.errors import ServerError
 
@@ -103,6 +103,7 @@ def run_on_nodes(
 
     Raises:
         psycopg.Error: the connection's own node did not take the request at all.
+        CitusMissingError: the extension is there, its library is not.
     """
     text = _as_text(statement, connection)
     if is_wrapped:
@@ -121,7 +122,7 @@ def _as_text(statement: Statement, connection: Connection) -> str:
 
 
 def _send(connection: Connection, text: str, *, workers_only: bool) -> tuple[NodeAnswer, ...]:
-    if not fetch_presence(connection).is_available:
+    if not has_citus(connection):
         return () if workers_only else (_run_here(connection, text),)
     nodes = [node for node in fetch_nodes(connection) if node.role == "primary"]
     by_id: dict[int, NodeRecord] = {node.node_id: node for node in nodes}

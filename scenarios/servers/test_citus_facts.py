@@ -11,8 +11,9 @@ from psycopg import sql
 
 from harness import citus
 from harness.clusters import Cluster, LocalCluster
-from harness.errors import BadInputError
+from harness.errors import BadInputError, CitusMissingError
 from harness.postgres import Node
+from scenarios.fixtures.clusters import MakeCluster
 
 HOSTILE = ('pub%s "quoted" o\'brien', 'or{d}ers; DROP "x" \\ \N{PILE OF POO} ' + "n" * 20, 'Col\'umn %I "x"')
 
@@ -247,3 +248,18 @@ def test_placement_in_a_database_without_the_extension_is_local(cluster: LocalCl
         assert citus.fetch_placement(connection, ("pg_catalog", "pg_class")).kind is citus.Kind.LOCAL
         (answer,) = citus.run_on_nodes(connection, "SELECT 1")
         assert answer.succeeded
+
+
+@pytest.mark.citus(">= 13")
+def test_extension_without_its_library_is_refused_rather_than_called_local(make_cluster: MakeCluster) -> None:
+    made = make_cluster(workers=0)
+    made.sql("CREATE TABLE t (a int)")
+    made.sql("SELECT create_distributed_table('t', 'a')")
+    made.coordinator.set("shared_preload_libraries", "plpgsql")  # any other library
+    made.coordinator.restart()
+    with connect(made.coordinator) as connection:
+        presence = citus.fetch_presence(connection)
+        assert str(presence) == f"Citus {presence.extension_version}, its library not loaded"
+        for ask in (citus.fetch_nodes, lambda each: citus.fetch_placement(each, ("public", "t"))):
+            with pytest.raises(CitusMissingError, match="its library not loaded"):
+                ask(connection)
