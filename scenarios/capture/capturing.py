@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import LiteralString
 
 import psycopg
+import pytest
+from _pytest.mark import ParameterSet
 from psycopg import sql
 from psycopg.rows import TupleRow
 
@@ -27,6 +29,11 @@ SELECT 'relation ' || c.relname FROM pg_class c WHERE c.relnamespace = 'pgtrickl
 UNION ALL SELECT 'function ' || p.proname FROM pg_proc p WHERE p.pronamespace = 'pgtrickle_changes'::regnamespace
 UNION ALL SELECT 'trigger ' || t.tgname FROM pg_trigger t WHERE t.tgname ~ '^pg_trickle_'
 UNION ALL SELECT 'prepared ' || x.gid FROM pg_prepared_xacts x WHERE x.database = current_database()"""
+
+
+def grounds(*names: str) -> list[ParameterSet]:
+    """Parameters of the fixture `any_ground`; those on a cluster are marked so."""
+    return [pytest.param(name, marks=() if name == "plain" else pytest.mark.citus(">= 13")) for name in names]
 
 
 @dataclass

@@ -10,15 +10,11 @@ import pytest
 from harness.chain.runner import upgrade
 from harness.clusters import Cluster
 from harness.postgres import DsnNode, Server
-from scenarios.capture.capturing import GROUNDS, Ground
+from scenarios.capture.capturing import GROUNDS, Ground, grounds
 from scenarios.fixtures.clusters import SharedCluster
 
-ON_CITUS = pytest.mark.citus(">= 13")
 
-
-@pytest.fixture(
-    scope="module", params=[pytest.param(each, marks=() if each == "plain" else ON_CITUS) for each in GROUNDS]
-)
+@pytest.fixture(scope="module", params=grounds(*GROUNDS))
 def any_ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
     """A database at head; its tables are plain, local, reference or distributed."""
     placement = str(request.param)

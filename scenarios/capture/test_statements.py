@@ -32,7 +32,7 @@ STATEMENTS: dict[str, tuple[LiteralString, int, int]] = {
     "delete-all": ("DELETE FROM {t}", 40, 0),
     "delete-none": ("DELETE FROM {t} WHERE n < 0", 0, 0),
     "on-conflict-update": (
-        "INSERT INTO {t} VALUES (1, 1, 'x', 9), (2, 2, 'x', 9), (99, 9, 'x', 0) ON CONFLICT (id, k) DO UPDATE SET n = 0",
+        "INSERT INTO {t} VALUES (1, 1, 'x', 9), (2, 2, 'x', 9), (9, 9, 'x', 0) ON CONFLICT (id, k) DO UPDATE SET n = 0",
         2,
         3,
     ),
