@@ -69,6 +69,15 @@ def _describe(shards: dict[int, list[str]]) -> str:
     return ", ".join(f"group {group}: {len(starts)}" for group, starts in sorted(shards.items()))
 
 
+def _place(stage: Stage, table: Table, placement: str) -> str:
+    if placement == "local":
+        return placement
+    shards = shards_by_group(stage, table)
+    if placement == "reference":
+        return f"on {len(shards)} nodes"
+    return "+".join(str(len(starts)) for _, starts in sorted(shards.items())) + " shards"
+
+
 def _prove_spread(stage: Stage, table: Table, what: str) -> dict[int, list[str]]:
     shards = shards_by_group(stage, table)
     missing = set(groups_of(stage)) - set(shards)
@@ -86,6 +95,7 @@ def prove_source(stage: Stage, table: Table, placement: str) -> None:
     """
     seen, group = location(stage, table)
     stage.require(f"{table.name} is a {placement} table", seen == placement, seen)
+    stage.places[table.name] = _place(stage, table, placement)
     if placement == "distributed":
         _prove_distributed_source(stage, table, group)
     elif placement == "reference":
@@ -143,6 +153,7 @@ def prove_storage(stage: Stage, table: Table, placement: str) -> None:
     """
     seen, _ = location(stage, table)
     stage.require(f"stream table {table.name} is {placement}", seen == placement, seen)
+    stage.places[table.name] = _place(stage, table, placement)
     recorded = [
         each.placement for each in stage.tables.list() if (each.schema, each.name) == (table.schema, table.name)
     ]

@@ -162,9 +162,10 @@ def _run_or_skip(row: Row, place: _Place, missing: str, on_row: OnRow) -> RowRes
 
 def _describe(error: Exception) -> str:
     """A check that failed says itself what is wrong; anything else keeps its traceback."""
+    notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
     if isinstance(error, CheckFailedError):
-        return redact(error.message)
+        return redact(error.message + notes)
     if isinstance(error, HarnessError):
         node = f" [{error.node}]" if error.node else ""
-        return redact(f"{type(error).__name__}{node}: {error.message}")
+        return redact(f"{type(error).__name__}{node}: {error.message}{notes}")
     return redact("".join(traceback.format_exception(error)).strip())

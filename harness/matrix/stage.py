@@ -34,6 +34,7 @@ class Stage:
     Attributes:
         topology: what was proven so far; a row's report shows it.
         counts: what the workload counted, by table.
+        places: where each table is, in a word or two.
     """
 
     def __init__(self, cluster: Cluster, connection: DeadlineConnection, tables: StreamTables) -> None:
@@ -42,6 +43,7 @@ class Stage:
         self.tables = tables
         self.topology: dict[str, str] = {}
         self.counts: dict[str, int] = {}
+        self.places: dict[str, str] = {}
 
     @property
     def coordinator(self) -> Node:
@@ -125,8 +127,14 @@ class Stage:
 
     def report(self) -> RowReport:
         """What was proven and counted."""
-        topology: Mapping[str, str] = dict(self.topology)
-        return RowReport(topology, dict(self.counts))
+        return RowReport({**self.topology, "tables": self.describe_places()}, dict(self.counts))
+
+    def describe_places(self) -> str:
+        """Where the tables are: ``orders 2+2 shards; totals, large local``."""
+        by_place: dict[str, list[str]] = {}
+        for name, place in self.places.items():
+            by_place.setdefault(place, []).append(name)
+        return "; ".join(f"{', '.join(names)} {place}" for place, names in by_place.items())
 
 
 @contextmanager
@@ -143,6 +151,10 @@ def open_stage(cluster: Cluster) -> Iterator[Stage]:
             stage = Stage(cluster, connection, tables)
             shape = f"1+{len(cluster.workers)}" if cluster.workers else "one server"
             stage.topology["cluster"] = shape
-            yield stage
+            try:
+                yield stage
+            except Exception as error:
+                error.add_note("proven before: " + ", ".join(stage.topology))
+                raise
     finally:
         connection.close()

@@ -140,8 +140,6 @@ def print_matrix(result: MatrixResult, console: Console) -> None:
 
 
 def describe_topology(row: RowResult) -> str:
-    """What was proven, in a line: the cluster's shape, how many facts, and how the rows were counted."""
-    if not row.topology:
-        return ""
-    proven = len(row.topology) - 1
-    return f"{visible(row.topology.get('cluster', ''))}: {show_count(proven, 'fact')}"
+    """Where the tables were proven to be, in a line; empty for a row that did not pass."""
+    parts = [row.topology[key] for key in ("cluster", "tables") if key in row.topology]
+    return visible(": ".join(parts))
