@@ -23,15 +23,18 @@ from harness.report.text import finite, without_surrogates
 # Identity and version of the document; equal to `$id` of the published schema. A field may be added within a
 # version; one that goes or changes its meaning makes the next.
 SCHEMA = "urn:pgtrickle-citus-harness:rehearsal:1"
-_SCHEMA_FILE = "schema/rehearsal-1.json"
 
 # Points of the timeline in the document: enough to see every stall, small enough to keep (some 60 kB).
 TIMELINE_POINTS = 600
 
 
-def load_schema() -> dict[str, Any]:
-    """The published JSON schema (draft 2020-12) of :func:`to_document`."""
-    text = resources.files("harness.report").joinpath(_SCHEMA_FILE).read_text(encoding="utf-8")
+def load_schema(name: str = "rehearsal-1") -> dict[str, Any]:
+    """A published JSON schema (draft 2020-12).
+
+    Args:
+        name: ``rehearsal-1`` of :func:`to_document`, or ``matrix-1`` of `harness.report.matrix.to_matrix_document`.
+    """
+    text = resources.files("harness.report").joinpath(f"schema/{name}.json").read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
 

@@ -6,6 +6,7 @@ import pytest
 from psycopg import sql
 
 from harness.clusters import Cluster
+from harness.errors import RefusedError
 from harness.matrix.proofs import location, prove_captured_on_workers, prove_source
 from harness.matrix.stage import Stage, open_stage
 from harness.matrix.tables import Table
@@ -95,6 +96,21 @@ def check(stage: Stage, placement: str) -> None:
     for name in names:
         stage.tables.drop(name)
     assert stage.value("SELECT count(*) FROM pgtrickle.pgt_change_tracking") == 0
+
+
+def test_columns_whose_captured_names_would_be_one_are_refused(database: Node) -> None:
+    """A buffer's columns are the source's with four characters before them, cut off after 63 bytes."""
+    with open_stage(Cluster("plain", database, ())) as stage:
+        stage.run(
+            sql.SQL("CREATE TABLE twins (id int PRIMARY KEY, {} int, {} int)").format(
+                sql.Identifier(LONG), sql.Identifier(TWIN)
+            )
+        )
+        with pytest.raises(RefusedError, match="z{59}"):
+            stage.tables.create("ids", "SELECT id FROM twins", mode="DIFFERENTIAL")
+        assert stage.tables.list() == []
+        assert stage.value("SELECT count(*) FROM pgtrickle.pgt_change_tracking") == 0
+        stage.run("INSERT INTO twins VALUES (1, 2, 3)")
 
 
 def test_hostile_identifiers_on_one_server(database: Node) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 
+import jsonschema
 import pytest
 from lxml import etree, html
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.console import Console
 from harness.matrix.model import MatrixResult, RowReport, RowResult
 from harness.matrix.rows import ROWS
 from harness.rehearsal.model import Verdict
-from harness.report.document import dump_document
+from harness.report.document import dump_document, load_schema
 from harness.report.matrix import print_matrix, to_matrix_document, to_matrix_junit, to_matrix_page
 
 HOSTILE = 'row <b>"x"</b> & ]]> \x00\x1b[31m \u202e {{ 7 * 7 }} password=hunter2\nsecond line'
@@ -49,6 +50,7 @@ def printed(result: MatrixResult) -> str:
 def test_passed_matrix_is_green_in_every_form() -> None:
     result = make_result()
     document = to_matrix_document(result, "harness matrix")
+    jsonschema.validate(document, load_schema("matrix-1"))
     assert document["passed"] is True
     assert [row["number"] for row in document["rows"]] == list(range(1, 11))
     assert document["rows"][4]["topology"] == REPORT.topology
@@ -64,6 +66,7 @@ def test_failed_row_fails_the_matrix_and_its_words_break_nothing() -> None:
     result = make_result(failed=True)
     text = dump_document(to_matrix_document(result, "harness matrix"))
     document = json.loads(text)
+    jsonschema.validate(document, load_schema("matrix-1"))
     assert document["passed"] is False
     assert document["rows"][6]["verdict"] == "failed"
     suite = etree.fromstring(to_matrix_junit(result, "harness matrix"))
@@ -86,6 +89,7 @@ def test_skipped_rows_say_what_is_missing_and_do_not_fail() -> None:
     result = make_result(missing="environment: no PostgreSQL with Citus was found")
     assert result.passed
     document = to_matrix_document(result, "harness matrix")
+    jsonschema.validate(document, load_schema("matrix-1"))
     assert [row["verdict"] for row in document["rows"]] == ["passed", *["skipped"] * 9]
     assert {row["reason"] for row in document["rows"][1:]} == {result.missing}
     assert "1 of 10 rows passed, 9 skipped (environment: no PostgreSQL with Citus was found)" in document["verdict"]
