@@ -106,7 +106,7 @@ def test_columns_whose_captured_names_would_be_one_are_refused(database: Node) -
                 sql.Identifier(LONG), sql.Identifier(TWIN)
             )
         )
-        with pytest.raises(RefusedError, match="z{59}"):
+        with pytest.raises(RefusedError, match=r"z{59}"):
             stage.tables.create("ids", "SELECT id FROM twins", mode="DIFFERENTIAL")
         assert stage.tables.list() == []
         assert stage.value("SELECT count(*) FROM pgtrickle.pgt_change_tracking") == 0
