@@ -248,6 +248,6 @@ def check(connection: Connection, plan: Sequence[str], direction: str) -> tuple[
 def check_upgrade(connection: Connection) -> tuple[Finding, ...]:
     """What stands in the way of going to head from where the database is. Reads only."""
     revision = fetch_revision(connection)
-    known = ("0001", "0002", "0003", "0004", "0005", "0006")
+    known = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
     done = known.index(revision) + 1 if revision in known else 0
     return check(connection, known[done:], "up")

@@ -473,7 +473,9 @@ BEGIN
         RETURN false;
     END IF;
     SELECT string_agg(format('%I.%I', t.pgt_schema, t.pgt_name), ', ') INTO readers
-    FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables t USING (pgt_id) WHERE d.source_relid = relid;
+    FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables t USING (pgt_id)
+    -- One that recomputes its query reads no buffer (0007's column; before it every reader does).
+    WHERE d.source_relid = relid AND coalesce((to_jsonb(d) ->> 'is_captured')::boolean, true);
     IF readers IS NOT NULL THEN
         RAISE EXCEPTION 'the capture of % is in use by %', relid::regclass, readers USING ERRCODE = 'object_in_use';
     END IF;
