@@ -1,3 +1,8 @@
 """Fixture plugins; they live in scenarios/fixtures."""
 
-pytest_plugins = ["scenarios.fixtures.servers", "scenarios.fixtures.clusters", "scenarios.fixtures.rehearsals"]
+pytest_plugins = [
+    "scenarios.fixtures.servers",
+    "scenarios.fixtures.clusters",
+    "scenarios.fixtures.rehearsals",
+    "scenarios.fixtures.properties",
+]

@@ -1,0 +1,206 @@
+"""One case of the property test: tables, a query, statements; and how it is played."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+from hypothesis import strategies as st
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from harness.errors import RefusedError
+from harness.trickle import StreamTables
+from harness.trickle.oracle import compare
+from scenarios.properties import statements
+from scenarios.properties.queries import Query, other_queries, queries
+from scenarios.properties.statements import Refresh, Statement, Step, Transaction
+from scenarios.properties.tables import Table, tables
+
+Connection = psycopg.Connection[TupleRow]
+NAME = "kept"
+# What a random statement may be told: its values break a rule of its table. Citus has words of its own for the same.
+_BROKEN_RULES = (
+    psycopg.errors.IntegrityError,
+    psycopg.errors.DataError,
+    psycopg.errors.CardinalityViolation,
+    psycopg.errors.InternalError_,
+    psycopg.errors.FeatureNotSupported,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to try.
+
+    Attributes:
+        tables: the sources.
+        query: of the stream table.
+        before: statements that fill the sources before there is a stream table.
+        steps: statements and refreshes.
+        mode: of the stream table.
+        placement: of the stream table.
+    """
+
+    tables: tuple[Table, ...]
+    query: Query
+    before: tuple[Statement, ...]
+    steps: tuple[Step, ...]
+    mode: str
+    placement: str
+
+    def __repr__(self) -> str:
+        """A script that a person can run."""
+        lines: list[str] = []
+        for table in self.tables:
+            placing = table.placing()
+            lines += [f"{table.definition().as_string()};", *([f"{placing.as_string()};"] if placing else [])]
+        lines += statements.script(self.before)
+        lines += [f"-- create({NAME!r}, mode={self.mode!r}, placement={self.placement!r}):", f"-- {self.query}"]
+        lines += statements.script(self.steps)
+        return "\n" + "\n".join(lines) + "\n"
+
+
+@st.composite
+def cases(draw: st.DrawFn, *, on_citus: bool, is_incremental: bool = True) -> Case:
+    """A case of two or three tables."""
+    count = draw(st.sampled_from((1, 2, 2, 3)))
+    made = tuple(draw(tables(name=f"t{number}", on_citus=on_citus)) for number in range(count))
+    query = draw(queries(made) if is_incremental else other_queries(made))
+    before = draw(st.lists(statements.statements(made, can_truncate=False), max_size=4))
+    mode = draw(st.sampled_from(("DIFFERENTIAL", "DIFFERENTIAL", "DIFFERENTIAL", "AUTO")))
+    placements = ("auto", "local", "reference", "distributed") if on_citus else ("auto", "local")
+    return Case(made, query, tuple(before), draw(statements.steps(made)), mode, draw(st.sampled_from(placements)))
+
+
+@dataclass
+class Tally:
+    """What a run of many cases did: a test that did nothing passes too.
+
+    Attributes:
+        seen: by what was counted.
+    """
+
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {count}" for name, count in sorted(self.seen.items()))
+
+
+class Player:
+    """Plays cases in a database, each in a schema that is dropped after it.
+
+    Args:
+        connection: for stream tables and the oracle, autocommit, to the coordinator.
+        writer: for statements, autocommit, to the coordinator.
+        stream_tables: on ``connection``.
+    """
+
+    def __init__(self, connection: Connection, writer: Connection, stream_tables: StreamTables) -> None:
+        self._connection = connection
+        self._writer = writer
+        self._stream_tables = stream_tables
+        self._number = 0
+        self._is_open = False
+        self.tally = Tally()
+
+    def play(self, case: Case) -> None:
+        """Play a case; every refresh is followed by the oracle.
+
+        Raises:
+            AssertionError: a stream table is not its query's result, or was refused.
+        """
+        self._number += 1
+        schema = sql.Identifier(f"case{self._number}")
+        try:
+            for connection in (self._writer, self._connection):
+                connection.execute(sql.SQL("SET search_path = {}, public").format(schema))
+            self._writer.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
+            self._play(case, f"case{self._number}.{NAME}")
+        finally:
+            self._clean(schema)
+
+    def _clean(self, schema: sql.Identifier) -> None:
+        self._writer.rollback()
+        with contextlib.suppress(RefusedError):
+            self._stream_tables.drop(f"case{self._number}.{NAME}")
+        self._writer.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(schema))
+
+    def _play(self, case: Case, name: str) -> None:
+        for table in case.tables:
+            self._writer.execute(table.definition())
+            placing = table.placing()
+            if placing is not None:
+                self._writer.execute(placing)
+        self._run(case.before, name)
+        text = str(case.query)
+        if case.query.reason:
+            self._require_refused(name, text, case)
+            self._stream_tables.create(name, text, None, "AUTO", case.placement)
+        else:
+            if self._is_refused_by_citus(text):
+                self.tally.seen["not run by Citus itself"] += 1
+                return
+            self._stream_tables.create(name, text, None, case.mode, case.placement)
+            explained = self._stream_tables.explain(name)
+            assert explained.strategy, "explain says how"
+        self.tally.seen["cases"] += 1
+        for operator in case.query.operators or {case.query.reason}:
+            self.tally.seen[operator] += 1
+        self._compare(name, "after create")
+        self._run(case.steps, name)
+
+    def _require_refused(self, name: str, text: str, case: Case) -> None:
+        try:
+            self._stream_tables.create(name, text, None, "DIFFERENTIAL", case.placement)
+        except RefusedError:
+            found = self._connection.execute("SELECT to_regclass(%s)", [name]).fetchone()
+            assert found == (None,), "a refusal leaves nothing"
+        else:
+            raise AssertionError(f"{case.query.reason} was accepted as DIFFERENTIAL")
+
+    def _is_refused_by_citus(self, text: str) -> bool:
+        """Whether the query by itself cannot be run on this cluster: joins that Citus does not plan."""
+        try:
+            with self._connection.transaction(force_rollback=True):
+                self._connection.execute("SELECT set_config('citus.enable_repartition_joins', 'on', true)")
+                self._connection.execute(text.encode())
+        except (psycopg.errors.FeatureNotSupported, psycopg.errors.InternalError_):
+            return True
+        return False
+
+    def _run(self, steps: Sequence[Step], name: str) -> None:
+        for step in steps:
+            if isinstance(step, Transaction):
+                with contextlib.suppress(_Undo), self._writer.transaction():
+                    self._run(step.steps, name)
+                    if not step.commits:
+                        raise _Undo
+            elif isinstance(step, Statement):
+                self._execute(step)
+            else:
+                self._refresh(step, name)
+
+    def _execute(self, statement: Statement) -> None:
+        try:
+            with self._writer.transaction():
+                self._writer.execute(statement.text)
+            self.tally.seen["statements"] += 1
+        except _BROKEN_RULES:
+            self.tally.seen["statements that broke a rule"] += 1
+
+    def _refresh(self, step: Refresh, name: str) -> None:
+        done = self._stream_tables.refresh(name, mode=step.mode)
+        self.tally.seen[f"refresh {done.action}"] += 1
+        self._compare(name, f"after a refresh that was {done.action} ({done.reason}; {done.strategy})")
+
+    def _compare(self, name: str, when: str) -> None:
+        difference = compare(self._connection, name)
+        assert difference.is_equal, f"{when}: {difference}"
+
+
+class _Undo(Exception):  # noqa: N818 - it is no error: it makes a transaction roll back
+    """Ends a transaction that was never meant to commit."""
