@@ -18,8 +18,14 @@
      │    ├── ConnectionRefusedByInput  a DSN that does not lead to a database
      │    ├── NotACoordinatorError      a database that is no Citus coordinator
      │    ├── MissingPrivilegeError     a right that is needed and not there
+     │    ├── QueryRefusedError         a query that PostgreSQL refuses, or that no stream table can keep
+     │    ├── StreamTableNotFoundError  no stream table of that name
+     │    ├── UnresolvedTransactionError  a prepared transaction that nobody resolved (D9)
+     │    ├── LockedError               somebody else holds what is needed, and did not give it back in time
      │    └── PreflightError            findings, each with what to do; nothing was changed
      └── CheckFailedError         1  a check found a difference
+          ├── HashCollisionError        two different rows with one hash; nothing was merged
+          └── OutOfStepError            a stream table that lacks what its changes are about; it is rebuilt next
 
 Errors are told apart by class or by SQLSTATE, never by their text.
 """
@@ -134,6 +140,22 @@ class MissingPrivilegeError(RefusedError):
     """A right is needed that the role does not have."""
 
 
+class QueryRefusedError(RefusedError):
+    """A query that PostgreSQL refuses, or of a kind that no stream table can keep in the mode that was asked for."""
+
+
+class StreamTableNotFoundError(RefusedError):
+    """There is no stream table of that name."""
+
+
+class UnresolvedTransactionError(RefusedError):
+    """A transaction is prepared and neither committed nor rolled back: its rows can be neither seen nor deleted (D9)."""
+
+
+class LockedError(RefusedError):
+    """Somebody else holds what is needed, and did not give it back in time."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that stands in the way, found before anything was changed.
@@ -163,3 +185,11 @@ class CheckFailedError(HarnessError):
     """A check found a difference between what is and what must be."""
 
     exit_code = EXIT_CHECK_FAILED
+
+
+class HashCollisionError(CheckFailedError):
+    """Two different rows or groups have one row id; nothing was merged, nothing was changed."""
+
+
+class OutOfStepError(CheckFailedError):
+    """A stream table lacks rows that its changes take away: it was written by somebody else, and must be rebuilt."""

@@ -1,0 +1,257 @@
+"""A query as PostgreSQL understands it: its canonical text, its columns, what it reads and calls. Nothing stays behind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, LiteralString, cast
+
+import psycopg
+from psycopg import sql
+from psycopg.pq import ExecStatus
+
+from harness.errors import BadInputError, MissingPrivilegeError, QueryRefusedError
+
+# A view of this name exists only inside a savepoint of the one who looks, in pg_temp.
+_PROBE = sql.Identifier("pg_temp", "__pgt_probe")
+# How a stored query names functions: calls, operators, aggregates, window functions (src/include/nodes/primnodes.h).
+_FUNCTION_FIELDS = re.compile(r":(?:funcid|opfuncid|aggfnoid|winfnoid) (\d+)")
+_OPERATOR_FIELDS = re.compile(r":opno (\d+)")
+_COLLATION_FIELDS = re.compile(r":(?:\w*collid|\w*collation) (\d+)")
+_TYPE_FIELDS = re.compile(r":(?:\w*type|\w*typeid|resulttype) (\d+)")
+
+
+@dataclass(frozen=True)
+class OutputColumn:
+    """A column that a query returns.
+
+    Attributes:
+        name: as the query names it.
+        type_oid: its type.
+        type_text: the type as SQL writes it.
+        is_enum: whether it is an enum.
+    """
+
+    name: str
+    type_oid: int
+    type_text: str
+    is_enum: bool = False
+
+
+@dataclass(frozen=True)
+class FunctionCall:
+    """A function that a query calls, directly, behind an operator or as an aggregate.
+
+    Attributes:
+        name: ``schema.name``, without the schema if it is PostgreSQL's own.
+        volatility: ``i``, ``s`` or ``v``, as ``pg_proc`` has it.
+        returns_set: whether it is set-returning.
+    """
+
+    name: str
+    volatility: str
+    returns_set: bool
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """What PostgreSQL makes of a query.
+
+    Attributes:
+        text: the query as ``pg_get_viewdef`` writes it with an empty search path: every name resolved.
+        columns: what it returns.
+        relations: OIDs of the relations that it reads, those behind views not included.
+        functions: what it calls.
+        notes: what in it depends on more than its sources, as a person would say it.
+    """
+
+    text: str
+    columns: tuple[OutputColumn, ...]
+    relations: tuple[int, ...]
+    functions: tuple[FunctionCall, ...]
+    notes: tuple[str, ...]
+
+
+@contextmanager
+def undone(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Whatever happens inside leaves nothing: a transaction, or a savepoint in the caller's, that is rolled back."""
+    with connection.transaction(force_rollback=True):
+        yield
+
+
+def _refusal(error: psycopg.Error) -> Exception:
+    """What a person gets who wrote a query that PostgreSQL refuses."""
+    message = (error.diag.message_primary or str(error)).strip()
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return MissingPrivilegeError(
+            f"the query may not be run: {message}",
+            hint="grant SELECT on it to the role that makes the stream table",
+            sqlstate=error.sqlstate,
+        )
+    place = error.diag.statement_position
+    where = f" (at character {place})" if place else ""
+    return QueryRefusedError(
+        f"PostgreSQL refuses the query: {message}{where}",
+        hint=error.diag.message_hint or "run it by itself first; it must be one SELECT",
+        sqlstate=error.sqlstate,
+    )
+
+
+def plain_query(query: str) -> sql.SQL:
+    """A person's query as a part of a statement: they could have run it themselves, and it is theirs to write.
+
+    Raises:
+        BadInputError: it is empty.
+    """
+    text = query.strip()
+    while text.endswith(";"):
+        text = text[:-1].rstrip()
+    if not text:
+        raise BadInputError("the query is empty", hint="pass one SELECT")
+    return sql.SQL(cast("LiteralString", text))
+
+
+def describe(connection: psycopg.Connection[Any], query: sql.Composable) -> tuple[OutputColumn, ...]:
+    """The columns of a query, by preparing it; nothing is run.
+
+    Raises:
+        psycopg.Error: PostgreSQL refuses it.
+    """
+    name = b"__pgt_describe"
+    text = query.as_string(connection).encode(connection.info.encoding)
+    with undone(connection):
+        result = connection.pgconn.prepare(name, text)
+        if result.status != ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(result, encoding=connection.info.encoding)
+        described = connection.pgconn.describe_prepared(name)
+        connection.execute("DEALLOCATE __pgt_describe")
+    columns = [
+        (
+            (described.fname(place) or b"").decode(connection.info.encoding),
+            described.ftype(place),
+            described.fmod(place),
+        )
+        for place in range(described.nfields)
+    ]
+    found = connection.execute(
+        "SELECT format_type(w.type, w.mod), t.typtype = 'e'"
+        " FROM unnest(%s::oid[], %s::integer[]) WITH ORDINALITY AS w(type, mod, place) JOIN pg_type t ON t.oid = w.type ORDER BY w.place",
+        [[column[1] for column in columns], [column[2] for column in columns]],
+    ).fetchall()
+    return tuple(
+        OutputColumn(column[0], column[1], str(text), bool(is_enum))
+        for column, (text, is_enum) in zip(columns, found, strict=True)
+    )
+
+
+def _columns(connection: psycopg.Connection[Any]) -> tuple[OutputColumn, ...]:
+    found = connection.execute(
+        "SELECT a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a"
+        " WHERE a.attrelid = 'pg_temp.__pgt_probe'::regclass AND a.attnum > 0 ORDER BY a.attnum"
+    ).fetchall()
+    return tuple(OutputColumn(str(name), int(oid), str(text)) for name, oid, text in found)
+
+
+def canonicalize(connection: psycopg.Connection[Any], query: sql.Composable) -> Canonical:
+    """Ask PostgreSQL what a query means.
+
+    Args:
+        connection: to the coordinator; its search path is what the query's names are resolved with.
+        query: one SELECT.
+
+    Returns:
+        The query in canonical form. Nothing stays: the view that was looked at is rolled back.
+
+    Raises:
+        QueryRefusedError: PostgreSQL refuses the query.
+        MissingPrivilegeError: it may not read what it names.
+    """
+    try:
+        with undone(connection):
+            # Looked at with LIMIT 0, since rights are checked when a query runs and not when a view is made.
+            connection.execute(sql.SQL("SELECT FROM ({}\n) AS __pgt_q LIMIT 0").format(query))
+            connection.execute(sql.SQL("CREATE TEMPORARY VIEW {} AS {}").format(_PROBE, query))
+            return _look(connection)
+    except psycopg.errors.SyntaxError as error:
+        raise _refusal(error) from error
+    except psycopg.Error as error:
+        if connection.closed:
+            raise
+        raise _refusal(error) from error
+
+
+def _look(connection: psycopg.Connection[Any]) -> Canonical:
+    columns = _columns(connection)
+    connection.execute("SELECT set_config('search_path', '', true)")
+    found = connection.execute(
+        "SELECT pg_get_viewdef(r.ev_class), r.ev_action::text, r.oid FROM pg_rewrite r"
+        " WHERE r.ev_class = 'pg_temp.__pgt_probe'::regclass"
+    ).fetchone()
+    if found is None:  # a view has one rule
+        raise QueryRefusedError("the query cannot be read back", hint="report this")
+    text, tree, rule = str(found[0]).strip().removesuffix(";"), str(found[1]), found[2]
+    relations = connection.execute(
+        "SELECT DISTINCT d.refobjid FROM pg_depend d WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = %s"
+        " AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> 'pg_temp.__pgt_probe'::regclass ORDER BY 1",
+        [rule],
+    ).fetchall()
+    return Canonical(
+        text,
+        columns,
+        tuple(int(row[0]) for row in relations),
+        functions_of(connection, tree),
+        notes_of(connection, tree),
+    )
+
+
+def functions_of(connection: psycopg.Connection[Any], tree: str) -> tuple[FunctionCall, ...]:
+    """The functions that a stored query calls.
+
+    Args:
+        connection: to the database that stores it.
+        tree: ``pg_rewrite.ev_action`` as text.
+    """
+    found = connection.execute(
+        "SELECT DISTINCT CASE n.nspname WHEN 'pg_catalog' THEN p.proname ELSE n.nspname || '.' || p.proname END,"
+        " p.provolatile, p.proretset FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+        " WHERE p.oid = ANY (%s::oid[]) OR p.oid IN (SELECT o.oprcode FROM pg_operator o WHERE o.oid = ANY (%s::oid[]))"
+        " ORDER BY 1",
+        [_numbers(_FUNCTION_FIELDS, tree), _numbers(_OPERATOR_FIELDS, tree)],
+    ).fetchall()
+    return tuple(FunctionCall(str(name), str(volatility), bool(returns_set)) for name, volatility, returns_set in found)
+
+
+def notes_of(connection: psycopg.Connection[Any], tree: str) -> tuple[str, ...]:
+    """What a stored query depends on besides its sources: the clock, settings, collations that equate different texts.
+
+    Args:
+        connection: to the database that stores it.
+        tree: ``pg_rewrite.ev_action`` as text.
+    """
+    notes = []
+    if "{SQLVALUEFUNCTION" in tree:
+        notes.append("CURRENT_DATE or its like, which changes by itself")
+    if "{COERCEVIAIO" in tree:
+        # A cast by way of text uses the types' own output and input, which for dates and times follow the settings.
+        unsteady = connection.execute(
+            "SELECT string_agg(format_type(t.oid, NULL), ', ' ORDER BY t.oid) FROM pg_type t"
+            " JOIN pg_proc p ON p.oid = t.typoutput WHERE t.oid = ANY (%s::oid[]) AND p.provolatile <> 'i'"
+            " AND t.typtype = 'b' AND t.typcategory <> 'A'",
+            [_numbers(_TYPE_FIELDS, tree)],
+        ).fetchone()
+        if unsteady is not None and unsteady[0] is not None:
+            notes.append(f"a cast by way of text beside {unsteady[0]}, which follows the session's settings")
+    loose = connection.execute(
+        "SELECT string_agg(c.collname, ', ' ORDER BY c.collname) FROM pg_collation c"
+        " WHERE c.oid = ANY (%s::oid[]) AND NOT c.collisdeterministic",
+        [_numbers(_COLLATION_FIELDS, tree)],
+    ).fetchone()
+    if loose is not None and loose[0] is not None:
+        notes.append(f"collation {loose[0]}, which holds different texts for equal")
+    return tuple(notes)
+
+
+def _numbers(fields: re.Pattern[str], tree: str) -> list[int]:
+    return sorted({int(number) for number in fields.findall(tree)})

@@ -1,0 +1,305 @@
+"""Typed rows of the pgtrickle catalog, and how they are read and written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from harness.errors import BadInputError, StreamTableNotFoundError, UnsupportedVersionError
+from harness.trickle.frontier import Cut, read_cut
+
+# The revision that brought what this module reads.
+REVISION = "0007"
+# How this project's storage is told from 0.2's (pgt_stream_tables.storage_format).
+STORAGE_FORMAT = 1
+# After so many failed refreshes in a row a stream table is in status ERROR, as in pg_trickle.
+ERRORS_UNTIL_ERROR = 3
+
+_COLUMNS = """t.pgt_id, t.pgt_relid::bigint, t.pgt_schema, t.pgt_name, t.defining_query, coalesce(t.original_query, t.defining_query), t.schedule,
+    t.refresh_mode, t.status, t.st_placement, CASE WHEN t.st_placement = 'distributed' THEN pgtrickle._shard_key(t.pgt_relid) END,
+    t.is_populated, t.needs_reinit, t.last_refresh_at, t.consecutive_errors, t.frontier, t.storage_format, t.last_full_ms,
+    t.differential_us_per_change, t.xmin::text,
+    coalesce((SELECT jsonb_agg(jsonb_build_array(d.source_relid::bigint, d.source_stable_name, d.source_placement, k.captured_columns) ORDER BY d.source_relid)
+              FROM pgtrickle.pgt_dependencies d LEFT JOIN pgtrickle.pgt_change_tracking k ON k.source_relid = d.source_relid
+              WHERE d.pgt_id = t.pgt_id), '[]')"""
+_ALL_QUERY = sql.SQL(f"SELECT {_COLUMNS} FROM pgtrickle.pgt_stream_tables t ORDER BY t.pgt_schema, t.pgt_name")  # noqa: S608 - a constant
+_ONE_QUERY = sql.SQL(f"SELECT {_COLUMNS} FROM pgtrickle.pgt_stream_tables t WHERE t.pgt_relid = %s")  # noqa: S608 - a constant
+
+
+@dataclass(frozen=True)
+class Dependency:
+    """A source of a stream table, as the catalog knows it.
+
+    Attributes:
+        relid: its OID on the coordinator.
+        stable_name: equal on every node; None for what is not captured.
+        placement: where it was when the stream table was made.
+        captured: the columns that its buffer has; None where there is no capture.
+    """
+
+    relid: int
+    stable_name: str | None
+    placement: str
+    captured: str | None
+
+
+@dataclass(frozen=True)
+class StreamTable:
+    """A row of ``pgt_stream_tables``.
+
+    Attributes:
+        pgt_id, relid: its number and its storage's OID.
+        schema, name: its name, never quoted.
+        query: what it holds, in canonical form.
+        original_query: as it was written.
+        schedule: how old it may become; None: refreshed by hand.
+        mode: AUTO, DIFFERENTIAL or FULL.
+        status: INITIALIZING, ACTIVE, SUSPENDED or ERROR.
+        placement: local, reference or distributed.
+        distribution_column: of a distributed one.
+        is_populated: whether it was ever filled.
+        needs_reinit: whether the next refresh has to fill it anew.
+        last_refresh_at: when it last followed its sources.
+        consecutive_errors: failed refreshes since.
+        frontier: where it stopped, as the catalog has it.
+        storage_format: how its rows are kept; None: as pg_trickle 0.2 does.
+        last_full_ms: what recomputing cost last, in milliseconds.
+        us_per_change: what a change cost, in microseconds.
+        version: of the catalog's row.
+        dependencies: its sources.
+    """
+
+    pgt_id: int
+    relid: int
+    schema: str
+    name: str
+    query: str
+    original_query: str
+    schedule: str | None
+    mode: str
+    status: str
+    placement: str
+    distribution_column: str | None
+    is_populated: bool
+    needs_reinit: bool
+    last_refresh_at: datetime | None
+    consecutive_errors: int
+    frontier: Mapping[str, Any] | None
+    storage_format: int | None
+    last_full_ms: float | None
+    us_per_change: float | None
+    version: str
+    dependencies: tuple[Dependency, ...]
+
+    @property
+    def qualified(self) -> str:
+        """Its name, quoted as SQL writes it."""
+        return self.identifier.as_string(None)
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """Its name as a part of a statement."""
+        return sql.Identifier(self.schema, self.name)
+
+    def cut(self, stable_name: str) -> Cut | None:
+        """Where it stopped in a source; None where this project's refresh never did."""
+        return read_cut(self.frontier, stable_name)
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """What a refresh did.
+
+    Attributes:
+        stream_table: its name as SQL writes it.
+        action: NO_DATA, DIFFERENTIAL, FULL or REINITIALIZE.
+        reason: why that.
+        change_count: captured rows that it took.
+        rows_inserted, rows_deleted: rows of the stream table; one that changed counts as both.
+        elapsed_ms: how long it took, in milliseconds.
+        strategy: how the delta got in.
+    """
+
+    stream_table: str
+    action: str
+    reason: str
+    change_count: int
+    rows_inserted: int
+    rows_deleted: int
+    elapsed_ms: float
+    strategy: str
+
+
+def _row(row: Sequence[Any]) -> StreamTable:
+    *plain, dependencies = row
+    return StreamTable(
+        *plain,
+        tuple(
+            Dependency(int(relid), stable, placement, None if captured is None else json.dumps(captured))
+            for relid, stable, placement, captured in dependencies
+        ),
+    )
+
+
+def fetch_all(connection: psycopg.Connection[Any]) -> list[StreamTable]:
+    """Every stream table, by schema and name."""
+    return [_row(row) for row in connection.execute(_ALL_QUERY).fetchall()]
+
+
+def fetch_by_relid(connection: psycopg.Connection[Any], relid: int) -> StreamTable | None:
+    """The stream table with that storage; None if it is none."""
+    row = connection.execute(_ONE_QUERY, [relid]).fetchone()
+    return None if row is None else _row(row)
+
+
+def check_catalog(connection: psycopg.Connection[Any]) -> None:
+    """Refuse a database whose catalog is not at this project's head.
+
+    Raises:
+        UnsupportedVersionError: there is none, or an older one.
+    """
+    found: str | None = None
+    try:
+        with connection.transaction():
+            row = connection.execute("SELECT version_num FROM pgtrickle.alembic_version").fetchone()
+            found = None if row is None else str(row[0])
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        found = None
+    if found is None or found < REVISION:
+        raise UnsupportedVersionError(
+            f"the catalog of database {connection.info.dbname!r} is at {found or 'no revision'}, and stream tables need {REVISION}",
+            hint="run: harness migrate up",
+        )
+
+
+def split_name(connection: psycopg.Connection[Any], name: str) -> tuple[str | None, str]:
+    """A name as SQL writes it, ``schema.table`` or ``table``, in its parts.
+
+    Raises:
+        BadInputError: it is no such name.
+    """
+    try:
+        with connection.transaction():
+            row = connection.execute("SELECT parse_ident(%s)", [name]).fetchone()
+    except psycopg.Error as error:
+        raise BadInputError(
+            f"{name!r} is no name of a table: {error.diag.message_primary}",
+            hint='write schema.table, with double quotes around a part that needs them: sales."Daily Totals"',
+        ) from None
+    parts: list[str] = list(row[0]) if row else []
+    if not 1 <= len(parts) <= 2 or not all(parts):
+        raise BadInputError(f"{name!r} is no name of a table", hint="write schema.table or table")
+    for part in parts:
+        if len(part.encode()) > 63:
+            raise BadInputError(
+                f"{part!r} has {len(part.encode())} bytes, and PostgreSQL's names have at most 63", hint="shorten it"
+            )
+    return (None, parts[0]) if len(parts) == 1 else (parts[0], parts[1])
+
+
+def find(connection: psycopg.Connection[Any], name: str) -> StreamTable:
+    """The stream table of a name as SQL writes it.
+
+    Raises:
+        BadInputError: it is no name.
+        StreamTableNotFoundError: there is no such stream table.
+    """
+    schema, table = split_name(connection, name)
+    wanted = sql.Identifier(table) if schema is None else sql.Identifier(schema, table)
+    row = connection.execute("SELECT to_regclass(%s)::oid::bigint", [wanted.as_string(connection)]).fetchone()
+    found = fetch_by_relid(connection, int(row[0])) if row and row[0] is not None else None
+    if found is None:
+        raise StreamTableNotFoundError(
+            f"there is no stream table {name}", hint="`harness st list` shows those of this database"
+        )
+    return found
+
+
+def write_history(
+    connection: psycopg.Connection[Any],
+    stream_table: StreamTable,
+    *,
+    action: str,
+    status: str,
+    reason: str,
+    started_at: datetime,
+    inserted: int = 0,
+    deleted: int = 0,
+    changes: int = 0,
+    strategy: str | None = None,
+    is_fallback: bool = False,
+    error: str | None = None,
+    initiated_by: str = "MANUAL",
+) -> None:
+    """Add a row to the history of refreshes."""
+    connection.execute(
+        "INSERT INTO pgtrickle.pgt_refresh_history (pgt_id, data_timestamp, start_time, end_time, action, rows_inserted, rows_deleted,"
+        " delta_row_count, merge_strategy_used, was_full_fallback, error_message, status, initiated_by, reason)"
+        " VALUES (%s, %s, %s, clock_timestamp(), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [
+            stream_table.pgt_id,
+            started_at,
+            started_at,
+            action,
+            inserted,
+            deleted,
+            changes,
+            strategy,
+            is_fallback,
+            error,
+            status,
+            initiated_by,
+            reason,
+        ],
+    )
+
+
+def write_refreshed(
+    connection: psycopg.Connection[Any],
+    stream_table: StreamTable,
+    *,
+    frontier: Mapping[str, Any] | None,
+    refreshed_at: datetime,
+    was_filled: bool,
+    last_full_ms: float | None,
+    us_per_change: float | None,
+) -> None:
+    """Write where a refresh stopped.
+
+    A rebuild that was asked for after this refresh began is not taken back: the row's version tells.
+    """
+    connection.execute(
+        "UPDATE pgtrickle.pgt_stream_tables SET frontier = coalesce(%s, frontier), data_timestamp = %s, last_refresh_at = clock_timestamp(),"
+        " consecutive_errors = 0, is_populated = true, storage_format = %s, updated_at = now(),"
+        " status = CASE WHEN status = 'SUSPENDED' OR (status = 'ERROR' AND needs_reinit AND NOT %s) THEN status ELSE 'ACTIVE' END,"
+        " needs_reinit = needs_reinit AND NOT (%s AND xmin::text = %s),"
+        " last_full_ms = coalesce(%s, last_full_ms), differential_us_per_change = coalesce(%s, differential_us_per_change)"
+        " WHERE pgt_id = %s",
+        [
+            None if frontier is None else Jsonb(frontier),
+            refreshed_at,
+            STORAGE_FORMAT,
+            was_filled,
+            was_filled,
+            stream_table.version,
+            last_full_ms,
+            us_per_change,
+            stream_table.pgt_id,
+        ],
+    )
+
+
+def write_failed(connection: psycopg.Connection[Any], stream_table: StreamTable) -> None:
+    """Count a refresh that failed."""
+    connection.execute(
+        "UPDATE pgtrickle.pgt_stream_tables SET consecutive_errors = consecutive_errors + 1, updated_at = now(),"
+        " status = CASE WHEN status = 'ACTIVE' AND consecutive_errors + 1 >= %s THEN 'ERROR' ELSE status END WHERE pgt_id = %s",
+        [ERRORS_UNTIL_ERROR, stream_table.pgt_id],
+    )

@@ -1,0 +1,51 @@
+"""When recomputing is cheaper: what both have cost on this stream table, measured at each refresh and kept in the catalog."""
+
+from __future__ import annotations
+
+from harness.trickle.catalog import StreamTable
+
+# Below so many changes a refresh costs what its statements cost, whatever their number: no measure of a single change.
+FEWEST_TO_MEASURE = 100
+# How much of the last measure a new one replaces: one slow refresh on a busy machine must not decide for long.
+NEW_SHARE = 0.5
+# After recomputing, what a change is held to cost shrinks a little, so that the delta is tried again some time.
+FORGET = 0.9
+
+
+def predicted_ms(stream_table: StreamTable, change_count: int) -> float | None:
+    """What a delta of so many changes would cost, in milliseconds; None: not known yet."""
+    if stream_table.us_per_change is None:
+        return None
+    return stream_table.us_per_change * change_count / 1000
+
+
+def reason_to_recompute(stream_table: StreamTable, change_count: int) -> str:
+    """Why AUTO recomputes; empty if it does not."""
+    expected_ms = predicted_ms(stream_table, change_count)
+    if expected_ms is None or stream_table.last_full_ms is None or change_count < FEWEST_TO_MEASURE:
+        return ""
+    if expected_ms <= stream_table.last_full_ms:
+        return ""
+    return (
+        f"{change_count} changes at {stream_table.us_per_change:.0f} us would take {expected_ms:.0f} ms,"
+        f" recomputing took {stream_table.last_full_ms:.0f} ms"
+    )
+
+
+def reason_for_delta(stream_table: StreamTable, change_count: int) -> str:
+    """Why the delta is taken."""
+    expected_ms = predicted_ms(stream_table, change_count)
+    if expected_ms is None or stream_table.last_full_ms is None:
+        return f"{change_count} changes"
+    return f"{change_count} changes, about {expected_ms:.0f} ms; recomputing took {stream_table.last_full_ms:.0f} ms"
+
+
+def measured(stream_table: StreamTable, change_count: int, elapsed_ms: float, *, is_full: bool) -> float | None:
+    """What a change is now held to cost, in microseconds; None: as before."""
+    known = stream_table.us_per_change
+    if is_full:
+        return None if known is None else known * FORGET
+    if change_count < FEWEST_TO_MEASURE:
+        return None
+    now = elapsed_ms * 1000 / change_count
+    return now if known is None else known * (1 - NEW_SHARE) + now * NEW_SHARE

@@ -1,0 +1,95 @@
+"""What every operator answers: its rows at a moment, and how they changed over a window, as weighted sets (D6, F21)."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from harness.trickle.delta.window import WEIGHT, WEIGHT_NAME, Moment, Window
+
+ONE = sql.SQL("1::bigint")
+
+
+@dataclass(frozen=True)
+class Rows(abc.ABC):
+    """A query with named columns.
+
+    Attributes:
+        columns: their names, in order.
+    """
+
+    columns: tuple[str, ...]
+
+    @abc.abstractmethod
+    def sources(self) -> frozenset[int]:
+        """OIDs of the tables that it reads."""
+
+    @abc.abstractmethod
+    def at_query(self, moment: Moment, window: Window) -> sql.Composed:
+        """Its rows at one end of the window, each with a weight; the sum of the weights of equal rows is how often it is there."""
+
+    @abc.abstractmethod
+    def delta_query(self, window: Window) -> sql.Composed | None:
+        """How its rows changed, with weights; None: none of its sources changed."""
+
+    @abc.abstractmethod
+    def is_plain(self, moment: Moment, window: Window) -> bool:
+        """Whether each row of `at_query` has the weight 1."""
+
+    def is_unique(self) -> bool:
+        """Whether no two of its rows can be equal."""
+        return False
+
+
+def names(columns: Sequence[str]) -> list[sql.Composable]:
+    """Columns by name."""
+    return [sql.Identifier(column) for column in columns]
+
+
+def select(
+    items: Sequence[sql.Composable],
+    source: sql.Composable,
+    *,
+    where: sql.Composable | None = None,
+    group_by: Sequence[sql.Composable] = (),
+    having: sql.Composable | None = None,
+) -> sql.Composed:
+    """One SELECT."""
+    parts: list[sql.Composable] = [sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(items), source)]
+    if where is not None:
+        parts.append(sql.SQL("WHERE {}").format(where))
+    if group_by:
+        parts.append(sql.SQL("GROUP BY {}").format(sql.SQL(", ").join(group_by)))
+    if having is not None:
+        parts.append(sql.SQL("HAVING {}").format(having))
+    return sql.SQL(" ").join(parts)
+
+
+def derived(query: sql.Composable, alias: str) -> sql.Composed:
+    """A query in FROM."""
+    return sql.SQL("({}) AS {}").format(query, sql.Identifier(alias))
+
+
+def union_all(queries: Sequence[sql.Composed]) -> sql.Composed:
+    """Queries after one another."""
+    return sql.SQL(" UNION ALL ").join(queries)
+
+
+def as_column(expression: sql.Composable, name: str) -> sql.Composed:
+    """An expression with a name."""
+    return sql.SQL("{} AS {}").format(expression, sql.Identifier(name))
+
+
+def settled(query: sql.Composable, columns: Sequence[str]) -> sql.Composed:
+    """Rows of which each is there once for itself: weights of equal ones added up, none left that are zero."""
+    listed = names(columns)
+    total = sql.SQL("sum({})").format(WEIGHT)
+    return select(
+        [*listed, as_column(sql.SQL("{}::bigint").format(total), WEIGHT_NAME)],
+        derived(query, "__pgt_s"),
+        group_by=listed or (sql.SQL("()"),),
+        having=sql.SQL("{} <> 0").format(total),
+    )

@@ -1,0 +1,55 @@
+"""A table: what it holds, what it held, what came and went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from harness.trickle.delta.rows import ONE, Rows, names, select, union_all
+from harness.trickle.delta.window import WEIGHT, Moment, Window
+from harness.trickle.sources import Source
+
+
+@dataclass(frozen=True)
+class Scan(Rows):
+    """The columns of a source that a query needs.
+
+    Attributes:
+        source: the table.
+    """
+
+    source: Source
+
+    @classmethod
+    def of(cls, source: Source, needed: frozenset[str]) -> Scan:
+        """A scan of some columns, in the table's own order; of the first one if none is needed."""
+        columns = tuple(column.name for column in source.columns if column.name in needed)
+        return cls(columns or (source.columns[0].name,), source)
+
+    def sources(self) -> frozenset[int]:
+        return frozenset([self.source.relid])
+
+    def at_query(self, moment: Moment, window: Window) -> sql.Composed:
+        """The table; where rows can be in it that are later than the moment, those again with the opposite weight (F21)."""
+        weight = sql.SQL("{} AS {}").format(ONE, WEIGHT)
+        table = select([*names(self.columns), weight], self.source.table)
+        beyond = window.beyond(self.source, moment)
+        if beyond is None:
+            return table
+        return union_all([table, window.of(self.source).images(self.columns, beyond, sign=-1)])
+
+    def delta_query(self, window: Window) -> sql.Composed | None:
+        """Its buffer's rows inside the window, or the temporary table that holds them."""
+        mine = window.of(self.source)
+        if not mine.has_changes:
+            return None
+        if mine.staged is not None:
+            return select([*names(self.columns), WEIGHT], mine.staged)
+        return mine.images(self.columns, mine.within(), sign=1)
+
+    def is_plain(self, moment: Moment, window: Window) -> bool:
+        return window.beyond(self.source, moment) is None
+
+    def is_unique(self) -> bool:
+        return bool(self.source.key) and set(self.source.key) <= set(self.columns)

@@ -1,0 +1,141 @@
+"""The span that a refresh works on: from the cut where it last stopped to the one where it stops now, and how each is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from psycopg import sql
+
+from harness.trickle.frontier import GROUP_BITS, Cut
+from harness.trickle.sources import Source, raw_expression
+
+# The weight of a row: +1 one that came, -1 one that went (F21).
+WEIGHT_NAME = "__pgt_w"
+WEIGHT = sql.Identifier(WEIGHT_NAME)
+_BUFFER = sql.Identifier("__pgt_b")
+
+
+class Moment(Enum):
+    """One of the two ends of a window, or simply now: the tables as the reader's snapshot has them."""
+
+    OLD = "old"
+    NEW = "new"
+    NOW = "now"
+
+
+@dataclass(frozen=True)
+class SourceWindow:
+    """What a refresh knows of one source.
+
+    Attributes:
+        source: the table.
+        has_changes: whether its buffer holds a row inside the window.
+        old: where the last refresh stopped; None: there was none, and only NEW can be read.
+        new: where this one stops. A local or reference source is read in the refresh's own snapshot, which is that cut.
+        staged: a temporary table that holds its changes, with weights; None: read from the buffer.
+    """
+
+    source: Source
+    has_changes: bool
+    old: Cut | None
+    new: Cut
+    staged: sql.Identifier | None = None
+
+    def _holds(self, cut: Cut) -> sql.Composed:
+        xid = sql.SQL("{}.xid").format(_BUFFER)
+        if not self.source.is_distributed:
+            return cut.holds(xid)
+        return cut.holds(xid, sql.SQL("({}.seq_id >> {})").format(_BUFFER, sql.Literal(GROUP_BITS)))
+
+    def beyond(self, moment: Moment) -> sql.Composed | None:
+        """Which buffer rows are in the table and not yet in it at that moment; None: none can be."""
+        if moment is Moment.NEW:
+            return sql.SQL("NOT ({})").format(self._holds(self.new)) if self.source.is_distributed else None
+        if not self.source.is_distributed and not self.has_changes:
+            return None
+        return self.since()
+
+    def since(self) -> sql.Composed:
+        """Which buffer rows are not in the old cut."""
+        if self.old is None:
+            raise ValueError(f"{self.source.qualified} has no old moment")
+        return sql.SQL("NOT ({})").format(self._holds(self.old))
+
+    def within(self) -> sql.Composed:
+        """Which buffer rows are inside the window: in the refresh's own snapshot all that are not in the old cut."""
+        if not self.source.is_distributed:
+            return self.since()
+        return sql.SQL("{} AND {}").format(self.since(), self._holds(self.new))
+
+    def images(self, columns: tuple[str, ...], condition: sql.Composable, *, sign: int) -> sql.Composed:
+        """Rows of the buffer as rows of the table, with their weights.
+
+        Args:
+            columns: of the source; generated ones are computed from the others.
+            condition: which buffer rows.
+            sign: 1: as they happened; -1: taken back.
+        """
+        plain = [column for column in self.source.columns if column.generated is None]
+        needed = plain if len(plain) < len(self.source.columns) else [c for c in plain if c.name in columns]
+        values = [
+            # What Citus has to recognise as the distribution column (F14, F21).
+            sql.SQL("{}.shard_key AS {}").format(_BUFFER, sql.Identifier(column.name))
+            if column.name == self.source.distribution_column
+            else sql.SQL("CASE {b}.action WHEN 'I' THEN {b}.{new} ELSE {b}.{old} END AS {name}").format(
+                b=_BUFFER,
+                new=sql.Identifier(column.new_name),
+                old=sql.Identifier(column.old_name),
+                name=sql.Identifier(column.name),
+            )
+            for column in needed
+        ]
+        weight = sql.SQL("CASE {}.action WHEN 'I' THEN {}::bigint ELSE {}::bigint END AS {}").format(
+            _BUFFER, sql.Literal(sign), sql.Literal(-sign), WEIGHT
+        )
+        rows = sql.SQL("SELECT {} FROM {} AS {} WHERE {}").format(
+            sql.SQL(", ").join([*values, weight]), self.source.buffer, _BUFFER, condition
+        )
+        if needed is plain and len(plain) < len(self.source.columns):
+            return sql.SQL("SELECT {} FROM ({}) AS {}").format(
+                sql.SQL(", ").join([*self._computed(columns), WEIGHT]), rows, _BUFFER
+            )
+        return rows
+
+    def _computed(self, columns: tuple[str, ...]) -> list[sql.Composable]:
+        found: list[sql.Composable] = []
+        for name in columns:
+            column = self.source.column(name)
+            if column.generated is None:
+                found.append(sql.Identifier(name))
+            else:
+                found.append(
+                    sql.SQL("({})::{} AS {}").format(
+                        raw_expression(column.generated), raw_expression(column.type_text), sql.Identifier(name)
+                    )
+                )
+        return found
+
+
+@dataclass(frozen=True)
+class Window:
+    """The windows of all sources of a query.
+
+    Attributes:
+        sources: by OID.
+    """
+
+    sources: Mapping[int, SourceWindow] = field(default_factory=dict)
+
+    def beyond(self, source: Source, moment: Moment) -> sql.Composed | None:
+        """Which rows of a source's buffer are in the table and not yet in it at that moment; None: none can be."""
+        return None if moment is Moment.NOW else self.of(source).beyond(moment)
+
+    def of(self, source: Source) -> SourceWindow:
+        """The window of one source."""
+        return self.sources[source.relid]
+
+    def has_changes(self, sources: frozenset[int]) -> bool:
+        """Whether one of these sources, by OID, has changed."""
+        return any(self.sources[relid].has_changes for relid in sources)

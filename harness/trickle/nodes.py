@@ -1,0 +1,216 @@
+"""The snapshots of all nodes, read at the same time over connections that stay open; and what is prepared on them (D9)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, LiteralString, Self
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from harness.errors import ServerGoneError, UnresolvedTransactionError, WaitTimeoutError
+from harness.postgres.deadlines import DeadlineConnection
+from harness.trickle.frontier import Cut
+
+# A node on the same network answers such a query within milliseconds; one that does not in ten seconds is frozen or gone.
+ANSWER_DEADLINE_S = 10.0
+CONNECT_TIMEOUT_S = 5
+# Every commit over several nodes is prepared for some milliseconds; what is for seconds has lost its coordinator.
+UNRESOLVED_AFTER_S = 5.0
+
+_STATE_QUERY = """
+    SELECT pg_catalog.pg_current_snapshot()::text,
+           coalesce((SELECT json_agg(json_build_array(p.gid, extract(epoch FROM clock_timestamp() - p.prepared))) FROM pg_catalog.pg_prepared_xacts p
+                     WHERE p.database = pg_catalog.current_database()
+                       AND p.prepared < clock_timestamp() - make_interval(secs => 5)), '[]')::text"""
+_GROUPS_QUERY = """
+    SELECT n.groupid, n.nodename, n.nodeport FROM pg_catalog.pg_dist_node n
+    WHERE n.noderole = 'primary' AND n.isactive AND n.groupid <> 0 ORDER BY n.groupid"""
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """What a node said of itself.
+
+    Attributes:
+        snapshot: ``pg_snapshot`` as text.
+        unresolved: what has been prepared for longer than any commit takes: name and age in seconds.
+    """
+
+    snapshot: str
+    unresolved: tuple[tuple[str, float], ...]
+
+
+class Workers:
+    """Connections to the workers of a cluster, opened when they are first needed; close it, or use it as a context.
+
+    Args:
+        coordinator: an open connection; role, password and database are taken from it.
+    """
+
+    def __init__(self, coordinator: psycopg.Connection[Any]) -> None:
+        self._coordinator = coordinator
+        self._open: dict[tuple[str, int], DeadlineConnection] = {}
+        # Workers that this client cannot reach by itself: the coordinator asks them instead.
+        self._unreachable: set[tuple[str, int]] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections; they are opened again when needed."""
+        for connection in self._open.values():
+            connection.close()
+        self._open.clear()
+
+    def read(self) -> Mapping[int, NodeState]:
+        """The state of every worker, by group, read at the same time.
+
+        Raises:
+            ServerGoneError: one does not answer; says which.
+        """
+        groups = {
+            int(group): (str(host), int(port))
+            for group, host, port in self._coordinator.execute(_GROUPS_QUERY).fetchall()
+        }
+        asked: list[tuple[int, tuple[str, int], psycopg.Cursor[Any]]] = []
+        found: dict[int, NodeState] = {}
+        with contextlib.ExitStack() as stack:
+            for group, address in groups.items():
+                connection = self._connection(address)
+                if connection is None:
+                    continue
+                try:
+                    stack.enter_context(connection.pipeline())
+                    asked.append((group, address, connection.execute(_STATE_QUERY)))
+                except psycopg.OperationalError as error:
+                    raise self._gone(address, error) from error
+            for group, address, cursor in asked:
+                try:
+                    row = cursor.fetchone()
+                except (psycopg.OperationalError, WaitTimeoutError) as error:
+                    raise self._gone(address, error) from error
+                found[group] = _state(row)
+        for group in groups.keys() - found.keys():
+            found[group] = self._ask_through_coordinator(group, groups[group])
+        return found
+
+    def rows(self, query: LiteralString, params: Sequence[Any]) -> list[tuple[str, tuple[Any, ...]]]:
+        """The rows of a query on every worker that this client reaches, each with the worker's address.
+
+        Raises:
+            ServerGoneError: one does not answer.
+        """
+        found = []
+        for _group, host, port in self._coordinator.execute(_GROUPS_QUERY).fetchall():
+            address = (str(host), int(port))
+            connection = self._connection(address)
+            if connection is None:
+                continue
+            try:
+                found += [(f"{host}:{port}", tuple(row)) for row in connection.execute(query, params).fetchall()]
+            except (psycopg.OperationalError, WaitTimeoutError) as error:
+                raise self._gone(address, error) from error
+        return found
+
+    def _connection(self, address: tuple[str, int]) -> DeadlineConnection | None:
+        known = self._open.get(address)
+        if known is not None and not known.closed and not known.broken:
+            return known
+        if address in self._unreachable:
+            return None
+        info = self._coordinator.info
+        parameters = info.get_parameters()
+        parameters.pop("hostaddr", None)
+        dsn = make_conninfo(
+            "", **{**parameters, "host": address[0], "port": address[1], "password": info.password or None}
+        )
+        try:
+            opened = DeadlineConnection.connect(dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+        except psycopg.OperationalError:
+            self._unreachable.add(address)
+            return None
+        opened.deadline_s = ANSWER_DEADLINE_S
+        self._open[address] = opened
+        return opened
+
+    def _gone(self, address: tuple[str, int], error: Exception) -> ServerGoneError:
+        connection = self._open.pop(address, None)
+        if connection is not None:
+            connection.close()
+        return _unreachable(address, error)
+
+    def _ask_through_coordinator(self, group: int, address: tuple[str, int]) -> NodeState:
+        # 20 to 30 ms for all nodes (F32), and Citus uses its own credentials.
+        query = " ".join(f"SELECT json_build_array(s.a, s.b) FROM ({_STATE_QUERY}) AS s(a, b)".split())  # noqa: S608 - a constant
+        row = self._coordinator.execute(
+            "SELECT success, result FROM pg_catalog.run_command_on_workers(%s) WHERE nodename = %s AND nodeport = %s",
+            [query, *address],
+        ).fetchone()
+        if row is None or not row[0]:
+            raise _unreachable(address, RuntimeError(row[1] if row else f"group {group} did not answer"))
+        return _state(tuple(json.loads(row[1])))
+
+
+def _state(row: tuple[Any, ...] | None) -> NodeState:
+    if row is None:
+        raise ServerGoneError("a worker gave no answer", hint="its log says why")
+    unresolved = json.loads(row[1])
+    return NodeState(str(row[0]), tuple((str(gid), float(age_s)) for gid, age_s in unresolved))
+
+
+def _unreachable(address: tuple[str, int], error: Exception) -> ServerGoneError:
+    host, port = address
+    words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ServerGoneError(
+        f"worker {host}:{port} does not answer: {words}",
+        hint="start it, or take it out of the cluster; nothing was changed",
+        node=f"{host}:{port}",
+    )
+
+
+def read_cut(coordinator: psycopg.Connection[Any], own_snapshot: str, workers: Workers | None) -> Cut:
+    """The cut of now: the coordinator's own snapshot and every worker's.
+
+    Args:
+        coordinator: in the refresh's own transaction.
+        own_snapshot: that transaction's.
+        workers: None: only the coordinator is asked.
+
+    Raises:
+        ServerGoneError: a worker does not answer.
+        UnresolvedTransactionError: something has been prepared on a worker for too long (D9), and could not be resolved.
+    """
+    if workers is None:
+        return Cut({0: own_snapshot})
+    states = workers.read()
+    refuse_unresolved(states)
+    row = coordinator.execute("SELECT coalesce(max(groupid), 0) FROM pg_catalog.pg_dist_node").fetchone()
+    snapshots = {0: own_snapshot, **{group: state.snapshot for group, state in states.items()}}
+    return Cut(snapshots, max(int(row[0]) if row else 0, *snapshots))
+
+
+def refuse_unresolved(states: Mapping[int, NodeState]) -> None:
+    """Refuse while a transaction is prepared on a worker and neither committed nor rolled back.
+
+    Raises:
+        UnresolvedTransactionError: names it, its group and its age.
+    """
+    for group, state in sorted(states.items()):
+        for gid, age_s in state.unresolved:
+            raise UnresolvedTransactionError(
+                f"transaction {gid!r} has been prepared on the worker of group {group} for {age_s:.0f} s and is neither"
+                " committed nor rolled back",
+                hint="on the coordinator: SELECT recover_prepared_transactions(); what is not Citus' own: COMMIT PREPARED"
+                " or ROLLBACK PREPARED on that worker",
+                node=f"group {group}",
+            )

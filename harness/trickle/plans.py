@@ -1,0 +1,246 @@
+"""How a stream table is kept: its query's operators, and the way that Citus lets a delta into its storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from harness.trickle.analysis import Analysis
+from harness.trickle.delta.aggregate import Aggregate
+from harness.trickle.delta.derived import Derived
+from harness.trickle.delta.filter import Filter
+from harness.trickle.delta.project import Project
+from harness.trickle.delta.rows import Rows
+from harness.trickle.delta.scan import Scan
+from harness.trickle.delta.union_all import UnionAll
+from harness.trickle.delta.window import Moment, SourceWindow, Window
+from harness.trickle.frontier import Cut
+from harness.trickle.session import Statements, transaction
+from harness.trickle.sources import Source
+from harness.trickle.targets.groups import GroupTarget
+from harness.trickle.targets.target import Place, Way, stage_query, staged
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a stream table follows its query.
+
+    Attributes:
+        analysis: what the query is.
+        place: where the table is, and how a delta gets in.
+        stages_sources: whether the sources' changes are brought to the coordinator first, so that they join anything (F23).
+        full_moment: at which moment the query is recomputed: NEW, exactly at the cut; NOW, under a lock on the sources, where
+            Citus cannot plan the other.
+        reason: why it has to be recomputed each time; empty if not.
+    """
+
+    analysis: Analysis
+    place: Place
+    stages_sources: bool = False
+    full_moment: Moment = Moment.NEW
+    reason: str = ""
+
+    @property
+    def is_incremental(self) -> bool:
+        """Whether deltas are applied."""
+        return not self.reason
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources whose changes count."""
+        return self.analysis.tables if self.is_incremental else ()
+
+    @property
+    def has_distributed(self) -> bool:
+        """Whether a source's changes are on the workers."""
+        return any(source.is_distributed for source in self.sources)
+
+    @property
+    def strategy(self) -> str:
+        """For history and explain."""
+        if not self.is_incremental:
+            return "whole"
+        return f"{self.analysis.target.strategy} {self.place.way.value}"
+
+
+def origin(rows: Rows | None, column: str) -> Source | None:
+    """The distributed source whose distribution column this is, unchanged; None if it is not one."""
+    if isinstance(rows, Scan):
+        return rows.source if rows.source.distribution_column == column else None
+    if isinstance(rows, Derived):
+        return origin(rows.rows, rows.rows.columns[rows.columns.index(column)])
+    if isinstance(rows, UnionAll):
+        found = {origin(part, part.columns[rows.columns.index(column)]) for part in rows.parts}
+        return found.pop() if len(found) == 1 else None
+    if isinstance(rows, Project):
+        return _origin_below(rows.rows, rows.plain_columns[rows.columns.index(column)])
+    if isinstance(rows, Aggregate):
+        place = rows.outputs[rows.columns.index(column)].only_place
+        for key in rows.keys:
+            if key.place == place:
+                return _origin_below(rows.rows, key.plain_column)
+    return None
+
+
+def _origin_below(rows: Filter, column: tuple[str, str] | None) -> Source | None:
+    if column is None:
+        return None
+    for item in rows.items:
+        if item.alias == column[0] and column[1] in item.rows.columns:
+            return origin(item.rows, column[1])
+    return None
+
+
+def kept_distribution(analysis: Analysis) -> tuple[str, Source] | None:
+    """A column of the result that is a source's distribution column, and that source."""
+    rows = analysis.target.rows
+    if rows is None or not analysis.is_incremental:
+        return None
+    for column in rows.columns:
+        source = origin(rows, column)
+        if source is not None:
+            return column, source
+    return None
+
+
+def has_join(rows: Rows | None) -> bool:
+    """Whether somewhere below several tables are joined, or one is read more than once."""
+    if isinstance(rows, Derived):
+        return has_join(rows.rows)
+    if isinstance(rows, UnionAll):
+        return any(has_join(part) for part in rows.parts)
+    if isinstance(rows, (Project, Aggregate)):
+        items = rows.rows.items
+        return len(items) > 1 or any(has_join(item.rows) for item in items)
+    return False
+
+
+def make_window(plan: Plan, *, old: Mapping[int, Cut | None], new: Cut, changed: Iterable[int]) -> Window:
+    """The window between where a stream table stopped and now.
+
+    Args:
+        plan: whose.
+        old: by source.
+        new: the cut of now.
+        changed: which sources have changes in it.
+    """
+    has = set(changed)
+    return Window(
+        {
+            source.relid: SourceWindow(
+                source,
+                source.relid in has,
+                old.get(source.relid),
+                new,
+                staged(f"__pgt_source_{number}") if plan.stages_sources and source.relid in has else None,
+            )
+            for number, source in enumerate(plan.sources)
+        }
+    )
+
+
+def stage_sources(statements: Statements, window: Window) -> None:
+    """Bring the changes of each source into a temporary table of the coordinator, where the plan wants it."""
+    for number, mine in enumerate(window.sources.values()):
+        if mine.staged is not None:
+            columns = tuple(column.name for column in mine.source.columns)
+            query = replace(mine, staged=None).images(columns, mine.within(), sign=1)
+            statements.run(f"the changes of {mine.source.qualified}", stage_query(f"__pgt_source_{number}", query))
+
+
+def choose_plan(
+    connection: psycopg.Connection[Any],
+    analysis: Analysis,
+    *,
+    table: sql.Identifier,
+    placement: str,
+    distribution_column: str | None,
+    has_citus: bool,
+) -> Plan:
+    """The first way that Citus accepts, tried on an empty change and rolled back.
+
+    Args:
+        connection: to the coordinator; capture is installed and the storage is there.
+        analysis: of the query.
+        table, placement, distribution_column: of the storage.
+        has_citus: whether there is a cluster.
+
+    Returns:
+        The plan; one without a delta, with the reason, where no way is accepted.
+    """
+    if not analysis.is_incremental:
+        return Plan(analysis, Place(table, Way.STAGED, distribution_column), reason=analysis.reason)
+    problem = ""
+    for candidate in _candidates(analysis, table, placement, distribution_column):
+        try:
+            with (
+                connection.transaction(force_rollback=True),
+                transaction(connection, has_citus=has_citus, is_repeatable=False),
+            ):
+                _try_delta(connection, candidate)
+        except psycopg.Error as error:
+            if connection.closed:
+                raise
+            problem = (error.diag.message_primary or str(error)).splitlines()[0]
+            continue
+        return replace(candidate, full_moment=_full_moment(connection, candidate, has_citus=has_citus))
+    return Plan(
+        analysis, Place(table, Way.STAGED, distribution_column), reason=f"a delta that Citus cannot plan: {problem}"
+    )
+
+
+def _candidates(
+    analysis: Analysis, table: sql.Identifier, placement: str, distribution_column: str | None
+) -> Iterable[Plan]:
+    target = analysis.target
+    has_distributed = any(source.is_distributed for source in analysis.tables)
+    joins = has_distributed and has_join(target.rows)
+    if placement == "local" and not has_distributed:
+        yield Plan(analysis, Place(table, Way.MERGE))
+        return
+    if placement == "local":
+        yield Plan(analysis, Place(table, Way.STAGED_MERGE), stages_sources=joins)
+        return
+    place = Place(table, Way.STAGED, distribution_column)
+    if placement == "distributed" and distribution_column is not None and not distribution_column.startswith("__pgt_"):
+        is_linear = isinstance(target, GroupTarget) and not target.looks_again
+        if is_linear or (target.rows is not None and target.rows.is_unique() and target.strategy == "rows"):
+            yield Plan(analysis, replace(place, way=Way.MERGE))
+    yield Plan(analysis, place, stages_sources=joins)
+
+
+def empty_cut() -> Cut:
+    """A cut for trying statements: everything is in it, so nothing is after it."""
+    return Cut({0: "9223372036854775807:9223372036854775807:"}, 1 << 40)
+
+
+def _try_delta(connection: psycopg.Connection[Any], plan: Plan) -> None:
+    cut = empty_cut()
+    relids = [source.relid for source in plan.sources]
+    window = make_window(plan, old=dict.fromkeys(relids, cut), new=cut, changed=relids)
+    statements = Statements(connection)
+    stage_sources(statements, window)
+    plan.analysis.target.apply(statements, plan.place, window)
+
+
+def _full_moment(connection: psycopg.Connection[Any], plan: Plan, *, has_citus: bool) -> Moment:
+    if not plan.has_distributed:
+        return Moment.NEW
+    cut = empty_cut()
+    window = make_window(plan, old={}, new=cut, changed=())
+    query = sql.SQL("EXPLAIN {}").format(plan.analysis.target.full_query(Moment.NEW, window))
+    try:
+        with (
+            connection.transaction(force_rollback=True),
+            transaction(connection, has_citus=has_citus, is_repeatable=False),
+        ):
+            connection.execute(query)
+    except psycopg.Error:
+        if connection.closed:
+            raise
+        return Moment.NOW
+    return Moment.NEW

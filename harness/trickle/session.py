@@ -1,0 +1,99 @@
+"""The session of a refresh: its settings, its snapshot, the right to be the only one, the statements that it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+
+from harness.errors import BadInputError, LockedError
+from harness.trickle.storage import let_refresh_write
+
+# The class of this project's advisory locks; the second key is the stream table's number.
+LOCK_CLASS = 0x7067_7443
+# How long a refresh waits for a table that somebody locks (VACUUM FULL, ALTER TABLE), in milliseconds.
+LOCK_TIMEOUT_MS = 10_000
+
+
+def refuse_busy(connection: psycopg.Connection[Any]) -> None:
+    """Refuse a connection that is in the middle of something: a refresh has a transaction of its own.
+
+    Raises:
+        BadInputError: it is in a transaction, or not in autocommit.
+    """
+    if connection.info.transaction_status != TransactionStatus.IDLE or not connection.autocommit:
+        raise BadInputError(
+            "stream tables need a connection in autocommit that is in no transaction",
+            hint="open one of their own: psycopg.connect(dsn, autocommit=True)",
+        )
+
+
+@contextmanager
+def alone(connection: psycopg.Connection[Any], pgt_id: int, name: str) -> Iterator[None]:
+    """Be the only one who refreshes or changes a stream table, as long as this lasts.
+
+    Raises:
+        LockedError: somebody else is at it.
+    """
+    row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK_CLASS, pgt_id]).fetchone()
+    if row is None or not row[0]:
+        raise LockedError(f"{name} is being refreshed or changed by another session", hint="wait until it is done")
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_CLASS, pgt_id])
+
+
+@contextmanager
+def transaction(connection: psycopg.Connection[Any], *, has_citus: bool, is_repeatable: bool) -> Iterator[None]:
+    """A transaction of a refresh.
+
+    Args:
+        connection: in autocommit.
+        has_citus: whether there are workers.
+        is_repeatable: whether all its statements read one snapshot of this node.
+    """
+    with connection.transaction():
+        if is_repeatable:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        let_refresh_write(connection, is_on_workers=has_citus)
+        # SET and not set_config(): a SELECT would take the transaction's snapshot before the sources are locked.
+        connection.execute("SET LOCAL search_path = pg_catalog")
+        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
+        if has_citus:
+            # Joins that are not colocated (F23), as a person would have to allow them.
+            connection.execute("SET LOCAL citus.enable_repartition_joins = on")
+        yield
+
+
+class Statements:
+    """Runs a target's statements, and writes them down.
+
+    Attributes:
+        seen: purpose and SQL of each.
+        is_dry: whether nothing is run.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any], *, is_dry: bool = False) -> None:
+        self._connection = connection
+        self.is_dry = is_dry
+        self.seen: list[tuple[str, str]] = []
+
+    def run(self, purpose: str, query: sql.Composable) -> int:
+        """Run a statement; how many rows it was about."""
+        self._note(purpose, query)
+        return 0 if self.is_dry else max(self._connection.execute(query).rowcount, 0)  # type: ignore[arg-type]
+
+    def fetch(self, purpose: str, query: sql.Composable) -> list[tuple[Any, ...]]:
+        """Run a query; its rows."""
+        self._note(purpose, query)
+        return [] if self.is_dry else self._connection.execute(query).fetchall()  # type: ignore[arg-type]
+
+    def _note(self, purpose: str, query: sql.Composable) -> None:
+        if self.is_dry:
+            self.seen.append((purpose, query.as_string(self._connection)))

@@ -1,0 +1,174 @@
+"""A stream table's storage: made, placed, guarded against everybody but a refresh, changed in shape, dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from harness.errors import BadInputError, MissingPrivilegeError
+from harness.trickle.sources import raw_expression
+from harness.trickle.targets.shape import Shape, listed
+
+# Each shard that the coordinator writes costs 4 to 5 ms a refresh (F30), so a small table has few.
+SMALL_SHARD_COUNT = 4
+ROWS_PER_SHARD = 250_000
+MAX_SHARD_COUNT = 32
+# Below so many rows a stream table of distributed sources is a reference table (plan P5.1).
+REFERENCE_BELOW_ROWS = 100_000
+
+
+def shard_count_for(row_count: int) -> int:
+    """How many shards a stream table of that many rows gets: a power of two."""
+    count = SMALL_SHARD_COUNT
+    while count < MAX_SHARD_COUNT and row_count > count * ROWS_PER_SHARD:
+        count *= 2
+    return count
+
+
+def create_storage(
+    connection: psycopg.Connection[Any],
+    table: sql.Identifier,
+    shape: Shape,
+    *,
+    placement: str,
+    distribution_column: str | None,
+    colocate_with: str | None,
+    shard_count: int,
+) -> int:
+    """Make the table, place it and guard it, in the caller's transaction, on the coordinator.
+
+    Args:
+        connection: in a transaction.
+        table: its name.
+        shape: its columns.
+        placement: local, reference or distributed.
+        distribution_column: of a distributed one.
+        colocate_with: a table with whose shards its own are kept, quoted as SQL writes it; None: a group of its own.
+        shard_count: of a group of its own.
+
+    Returns:
+        Its OID.
+
+    Raises:
+        BadInputError: the name is taken, or there is no such schema.
+        MissingPrivilegeError: the role may not make it.
+    """
+    text = table.as_string(connection)
+    try:
+        connection.execute(shape.create_query(table, distribution_column=distribution_column))
+    except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject) as error:
+        raise BadInputError(
+            f"{text} is taken: {error.diag.message_primary}", hint="choose another name, or drop what has it"
+        ) from error
+    except psycopg.errors.InvalidSchemaName as error:
+        raise BadInputError(
+            f"{text} cannot be made: {error.diag.message_primary}", hint="create the schema first"
+        ) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MissingPrivilegeError(
+            f"{text} cannot be made: {error.diag.message_primary}",
+            hint="grant CREATE on its schema",
+            sqlstate=error.sqlstate,
+        ) from error
+    if placement == "reference":
+        connection.execute("SELECT pg_catalog.create_reference_table(%s)", [text])
+    elif placement == "distributed" and colocate_with is not None:
+        connection.execute(
+            "SELECT pg_catalog.create_distributed_table(%s, %s, colocate_with => %s)",
+            [text, distribution_column, colocate_with],
+        )
+    elif placement == "distributed":
+        connection.execute(
+            "SELECT pg_catalog.create_distributed_table(%s, %s, colocate_with => 'none', shard_count => %s)",
+            [text, distribution_column, shard_count],
+        )
+    guard(connection, table, placement)
+    row = connection.execute("SELECT %s::regclass::oid::bigint", [text]).fetchone()
+    return int(row[0]) if row else 0
+
+
+def guard(connection: psycopg.Connection[Any], table: sql.Identifier, placement: str) -> None:
+    """Let nobody but a refresh write a stream table; on Citus every shard has the trigger too (F8)."""
+    if placement != "local":
+        connection.execute("SET LOCAL citus.enable_unsafe_triggers = on")
+    for event in ("INSERT OR UPDATE OR DELETE", "TRUNCATE"):
+        name = "pgt_guard_truncate" if event == "TRUNCATE" else "pgt_guard"
+        connection.execute(
+            sql.SQL(
+                "CREATE TRIGGER {} BEFORE {} ON {} FOR EACH STATEMENT EXECUTE FUNCTION pgtrickle._guard_stream_table()"
+            ).format(
+                sql.Identifier(name),
+                sql.SQL("TRUNCATE") if event == "TRUNCATE" else sql.SQL("INSERT OR UPDATE OR DELETE"),
+                table,
+            )
+        )
+
+
+def let_refresh_write(connection: psycopg.Connection[Any], *, is_on_workers: bool) -> None:
+    """Open the guard for the caller's transaction, on the workers too where Citus writes there."""
+    if is_on_workers:
+        connection.execute("SET LOCAL citus.propagate_set_commands = 'local'")
+    connection.execute("SET LOCAL pgtrickle.refreshing = 'on'")
+
+
+def has_shape(connection: psycopg.Connection[Any], relid: int, shape: Shape) -> bool:
+    """Whether a table has these columns."""
+    rows = connection.execute(
+        "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a"
+        "  WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped",
+        [relid],
+    ).fetchall()
+    return {(str(name), str(type_)) for name, type_ in rows} == {(c.name, c.type_text) for c in shape.columns}
+
+
+def drop_query(table: sql.Identifier, *, cascade: bool) -> sql.Composed:
+    """DROP TABLE."""
+    return sql.SQL("DROP TABLE {}{}").format(table, sql.SQL(" CASCADE") if cascade else sql.SQL(""))
+
+
+def reshape(connection: psycopg.Connection[Any], relid: int, table: sql.Identifier, shape: Shape) -> None:
+    """Give a storage table that is empty, or about to be filled anew, another shape; views on its own columns stay.
+
+    Args:
+        connection: in the refresh's transaction, its rows already deleted.
+        relid: of the table, a local one.
+        table: its name.
+        shape: what it has to be.
+    """
+    constraints = connection.execute(
+        "SELECT c.conname FROM pg_constraint c WHERE c.conrelid = %s AND c.contype IN ('u', 'c')", [relid]
+    ).fetchall()
+    for (name,) in constraints:
+        connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table, sql.Identifier(name)))
+    # The unique index of 0.2 on the row id is no constraint.
+    indexes = connection.execute(
+        "SELECT n.nspname, c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] WHERE i.indrelid = %s AND a.attname = '__pgt_row_id'",
+        [relid],
+    ).fetchall()
+    for index in indexes:
+        connection.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(*index)))
+    rows = connection.execute(
+        "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a"
+        " WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped",
+        [relid],
+    ).fetchall()
+    has = {str(name): str(type_) for name, type_ in rows}
+    wanted = {column.name: column for column in shape.columns}
+    for name, type_ in has.items():
+        if name not in wanted or wanted[name].type_text != type_:
+            connection.execute(sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table, sql.Identifier(name)))
+    for name, column in wanted.items():
+        if has.get(name) != column.type_text:
+            connection.execute(
+                sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
+                    table, sql.Identifier(name), raw_expression(column.type_text)
+                )
+            )
+        nullable = sql.SQL("SET NOT NULL") if column.is_not_null else sql.SQL("DROP NOT NULL")
+        connection.execute(sql.SQL("ALTER TABLE {} ALTER COLUMN {} {}").format(table, sql.Identifier(name), nullable))
+    connection.execute(sql.SQL("ALTER TABLE {} ADD UNIQUE ({})").format(table, listed(shape.key)))
+    for check in shape.checks:
+        connection.execute(sql.SQL("ALTER TABLE {} ADD CHECK ({})").format(table, check))

@@ -1,0 +1,500 @@
+"""Stream tables: create, refresh, alter, suspend, resume, drop, list, status, explain (plan P5; the words are pg_trickle's)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from psycopg import sql
+
+from harness.errors import (
+    BadInputError,
+    HarnessError,
+    LockedError,
+    MissingPrivilegeError,
+    QueryRefusedError,
+    RefusedError,
+    ServerGoneError,
+)
+from harness.trickle import catalog
+from harness.trickle.analysis import Analysis, analyze
+from harness.trickle.canonical import plain_query
+from harness.trickle.catalog import Refresh, StreamTable
+from harness.trickle.definition import Home, check_query, check_words, choose_home, recomputed
+from harness.trickle.explain import Explanation, explain
+from harness.trickle.nodes import Workers, refuse_unresolved
+from harness.trickle.plans import Plan, choose_plan
+from harness.trickle.refresh import refresh
+from harness.trickle.session import LOCK_TIMEOUT_MS, alone, refuse_busy
+from harness.trickle.sources import Source, has_citus
+from harness.trickle.status import Status, fetch_status
+from harness.trickle.storage import create_storage, drop_query, shard_count_for
+
+
+class StreamTables:
+    """The stream tables of one database.
+
+    Args:
+        connection: to the coordinator, or to a server without Citus; in autocommit, idle, at revision 0007 or later. It stays the
+            caller's.
+
+    Raises:
+        BadInputError: the connection is in the middle of something.
+        UnsupportedVersionError: the catalog is missing or older.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        refuse_busy(connection)
+        catalog.check_catalog(connection)
+        self._connection = connection
+        self._has_citus = has_citus(connection)
+        self._workers = Workers(connection) if self._has_citus else None
+        self._plans: dict[int, tuple[object, Plan]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections to workers; they are opened again when needed."""
+        if self._workers is not None:
+            self._workers.close()
+
+    # making and changing
+
+    def create(
+        self, name: str, query: str, schedule: str | None = "1m", mode: str = "AUTO", placement: str = "auto"
+    ) -> StreamTable:
+        """Make a stream table and fill it.
+
+        Args:
+            name: ``schema.table`` or ``table``, as SQL writes it.
+            query: one SELECT.
+            schedule: how old it may become, such as ``30s`` or ``1h30m``; None: refreshed by hand.
+            mode: AUTO (the cheaper of the two), DIFFERENTIAL or FULL.
+            placement: where its rows are: local, reference, distributed, or auto (plan P5.1: local if no source is distributed,
+                reference below 100,000 rows, distributed from there on: by the source's own distribution column wherever the query keeps
+                it, else by row id).
+
+        Returns:
+            The stream table, filled. Its sources are captured from here on; a source is locked against writes only while its triggers
+            are made, not while the table is filled.
+
+        Raises:
+            BadInputError, QueryRefusedError, MissingPrivilegeError: what was asked for cannot be; nothing was made.
+            UnresolvedTransactionError: a transaction is prepared on a worker and not resolved (D9).
+            ServerGoneError: a worker does not answer.
+        """
+        refuse_busy(self._connection)
+        schedule, mode, placement = check_words(schedule, mode, placement)
+        schema, table = self._place(name)
+        self._refuse_taken(schema, table)
+        with self._understood(f"stream table {schema}.{table}"):
+            analysis = check_query(self._connection, query, mode)
+            self._refuse_unresolved(analysis)
+            home = choose_home(self._connection, analysis, placement, has_citus=self._has_citus)
+            made = self._make(sql.Identifier(schema, table), analysis, home, schedule, mode, plain_query(query), None)
+            try:
+                self.refresh(made.qualified, initiated_by="INITIAL")
+            except BaseException:
+                # Nothing of it may stay; what hinders that is said by the error that is on its way.
+                with contextlib.suppress(psycopg.Error, HarnessError):
+                    self.drop(made.qualified)
+                raise
+        return self._known(made.relid)
+
+    def _place(self, name: str) -> tuple[str, str]:
+        schema, table = catalog.split_name(self._connection, name)
+        if schema is None:
+            row = self._connection.execute("SELECT current_schema()").fetchone()
+            if row is None or row[0] is None:
+                raise BadInputError(f"{name!r} needs a schema", hint="write schema.table")
+            schema = str(row[0])
+        if schema in {"pgtrickle", "pgtrickle_changes", "pg_catalog", "information_schema"}:
+            raise BadInputError(f"schema {schema} is not for stream tables", hint="use a schema of yours")
+        return schema, table
+
+    def _refuse_taken(self, schema: str, table: str) -> None:
+        row = self._connection.execute(
+            "SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
+            [schema, table],
+        ).fetchone()
+        if row is not None:
+            raise BadInputError(f"{schema}.{table} is taken", hint="choose another name, or drop what has it")
+
+    def _refuse_unresolved(self, analysis: Analysis) -> None:
+        if self._workers is not None and any(source.placement != "local" for source in analysis.sources):
+            refuse_unresolved(self._workers.read())
+
+    def _make(
+        self,
+        name: sql.Identifier,
+        analysis: Analysis,
+        home: Home,
+        schedule: str | None,
+        mode: str,
+        original: sql.SQL,
+        instead_of: StreamTable | None,
+    ) -> StreamTable:
+        """Storage, capture and catalog rows in one transaction."""
+        with self._connection.transaction():
+            self._connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
+            if self._has_citus:
+                # A function cannot be made after a parallel command in one transaction (F24).
+                self._connection.execute("SET LOCAL citus.multi_shard_modify_mode = 'sequential'")
+            if instead_of is not None:
+                self._connection.execute(drop_query(instead_of.identifier, cascade=False))
+            beside = next((source for source in analysis.sources if source.relid == home.colocate_with), None)
+            relid = create_storage(
+                self._connection,
+                name,
+                analysis.target.shape,
+                placement=home.placement,
+                distribution_column=home.distribution_column,
+                colocate_with=None
+                if beside is None
+                else sql.Identifier(beside.schema, beside.name).as_string(self._connection),
+                shard_count=shard_count_for(home.row_count),
+            )
+            self._write_rows(relid, analysis, home, schedule, mode, original, instead_of)
+            if analysis.is_incremental:
+                for source in analysis.tables:
+                    self._connection.execute("SELECT pgtrickle.install_capture(%s::oid)", [source.relid])
+        return self._known(relid)
+
+    def _write_rows(
+        self,
+        relid: int,
+        analysis: Analysis,
+        home: Home,
+        schedule: str | None,
+        mode: str,
+        original: sql.SQL,
+        instead_of: StreamTable | None,
+    ) -> None:
+        row = self._connection.execute(
+            "INSERT INTO pgtrickle.pgt_stream_tables (pgt_id, pgt_relid, pgt_name, pgt_schema, defining_query, original_query, schedule,"
+            " refresh_mode, status, st_placement, storage_format, functions_used)"
+            " SELECT coalesce(%s, nextval('pgtrickle.pgt_stream_tables_pgt_id_seq')), c.oid, c.relname, n.nspname, %s, %s, %s, %s, 'INITIALIZING', %s, %s, %s"
+            " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s RETURNING pgt_id",
+            [
+                None if instead_of is None else instead_of.pgt_id,
+                analysis.canonical.text,
+                original.as_string(self._connection),
+                schedule,
+                mode,
+                home.placement,
+                catalog.STORAGE_FORMAT,
+                sorted({function.name for function in analysis.canonical.functions}),
+                relid,
+            ],
+        ).fetchone()
+        pgt_id = row[0] if row else None
+        for source in analysis.sources:
+            self._connection.execute(
+                "INSERT INTO pgtrickle.pgt_dependencies (pgt_id, source_relid, source_type, source_stable_name, source_placement, is_captured)"
+                " VALUES (%s, %s, %s, %s, %s, %s)",
+                [
+                    pgt_id,
+                    source.relid,
+                    _source_type(source),
+                    source.stable_name,
+                    source.placement,
+                    analysis.is_incremental and source.is_table,
+                ],
+            )
+
+    def alter(
+        self, name: str, *, query: str | None = None, schedule: str | None = None, mode: str | None = None
+    ) -> StreamTable:
+        """Change a stream table.
+
+        Args:
+            name: which one.
+            query: another query; the table is made anew, empty for nobody: old rows are readable until the new ones are there.
+            schedule: how old it may become; ``manual``: refreshed by hand.
+            mode: AUTO, DIFFERENTIAL or FULL.
+
+        Returns:
+            The stream table as it is now.
+
+        Raises:
+            BadInputError, QueryRefusedError, MissingPrivilegeError: it cannot be; nothing was changed.
+        """
+        refuse_busy(self._connection)
+        before = catalog.find(self._connection, name)
+        is_manual = schedule is not None and schedule.strip().lower() == "manual"
+        new_schedule, new_mode, _ = check_words(
+            None if is_manual else (schedule or before.schedule), mode or before.mode, "auto"
+        )
+        with alone(self._connection, before.pgt_id, before.qualified), self._understood(before.qualified):
+            if query is not None or (mode is not None and new_mode != before.mode):
+                self._remake(before, query, new_schedule, new_mode)
+            else:
+                self._connection.execute(
+                    "UPDATE pgtrickle.pgt_stream_tables SET schedule = %s, updated_at = now() WHERE pgt_id = %s",
+                    [new_schedule, before.pgt_id],
+                )
+        after = next(found for found in self.list() if found.pgt_id == before.pgt_id)
+        return after if after.is_populated else self._filled(after)
+
+    def _filled(self, stream_table: StreamTable) -> StreamTable:
+        self.refresh(stream_table.qualified, initiated_by="INITIAL")
+        return self._known(stream_table.relid)
+
+    def _remake(self, before: StreamTable, query: str | None, schedule: str | None, mode: str) -> None:
+        text = query if query is not None else before.query
+        analysis = check_query(self._connection, text, mode)
+        if any(source.relid == before.relid for source in analysis.sources):
+            raise QueryRefusedError(f"{before.qualified} cannot read itself", hint="read from its sources")
+        old = self._plan(before)
+        is_same = query is None and set(analysis.target.shape.columns) == set(old.analysis.target.shape.columns)
+        if is_same and analysis.is_incremental == old.is_incremental:
+            self._connection.execute(
+                "UPDATE pgtrickle.pgt_stream_tables SET schedule = %s, refresh_mode = %s, updated_at = now() WHERE pgt_id = %s",
+                [schedule, mode, before.pgt_id],
+            )
+            return
+        home = Home(before.placement)
+        if before.placement == "distributed":
+            home = choose_home(self._connection, analysis, "distributed", has_citus=self._has_citus)
+        original = plain_query(query if query is not None else before.original_query)
+        try:
+            self._make(before.identifier, analysis, home, schedule, mode, original, before)
+        except psycopg.errors.DependentObjectsStillExist as error:
+            raise RefusedError(
+                f"{before.qualified} cannot be made anew: {error.diag.message_detail}",
+                hint="drop what depends on it, and make it again afterwards",
+            ) from error
+        self._plans.pop(before.pgt_id, None)
+        self._remove_unused(old)
+
+    # refreshing
+
+    def refresh(self, name: str, *, mode: str | None = None, initiated_by: str = "MANUAL") -> Refresh:
+        """Bring a stream table up to date.
+
+        Args:
+            name: which one.
+            mode: FULL or DIFFERENTIAL for this time; None: as it was made.
+            initiated_by: for the history: MANUAL, SCHEDULER or INITIAL.
+
+        Returns:
+            What was done; the history has it too.
+
+        Raises:
+            StreamTableNotFoundError: there is none of that name.
+            RefusedError: it is suspended, or the mode cannot be.
+            LockedError: somebody else refreshes it, or a source stays locked.
+            UnresolvedTransactionError, HashCollisionError, ServerGoneError: see `harness.trickle.refresh`.
+        """
+        refuse_busy(self._connection)
+        found = catalog.find(self._connection, name)
+        if mode is not None:
+            mode = check_words(None, mode, "auto")[1]
+        if found.status == "SUSPENDED":
+            raise RefusedError(f"{found.qualified} is suspended", hint="resume it first: harness st resume")
+        with alone(self._connection, found.pgt_id, found.qualified), self._understood(found.qualified):
+            found = self._known(found.relid)
+            begun_at = datetime.now(UTC)
+            try:
+                plan = self._plan(found)
+                if mode == "DIFFERENTIAL" and not plan.is_incremental:
+                    raise QueryRefusedError(
+                        f"{found.qualified} has no incremental form: {plan.reason}", hint="refresh it in mode FULL"
+                    )
+                return refresh(self._connection, found, plan, self._workers, mode=mode, initiated_by=initiated_by)
+            except (HarnessError, psycopg.Error) as error:
+                self._note_failure(found, error, begun_at, initiated_by)
+                raise
+
+    def _note_failure(self, found: StreamTable, error: Exception, begun_at: datetime, initiated_by: str) -> None:
+        if self._connection.closed or isinstance(error, (LockedError, RefusedError)):
+            return
+        with contextlib.suppress(psycopg.Error), self._connection.transaction():
+            catalog.write_failed(self._connection, found)
+            catalog.write_history(
+                self._connection,
+                found,
+                action="SKIP",
+                status="FAILED",
+                reason="it failed",
+                started_at=begun_at,
+                error=str(error)[:2000],
+                initiated_by=initiated_by,
+            )
+
+    def _plan(self, stream_table: StreamTable) -> Plan:
+        """How it follows its query; found out once for as long as neither it nor its sources change."""
+        known_as = (
+            stream_table.relid,
+            stream_table.query,
+            stream_table.mode,
+            stream_table.placement,
+            stream_table.schema,
+            stream_table.name,
+            stream_table.dependencies,
+        )
+        known = self._plans.get(stream_table.pgt_id)
+        if known is not None and known[0] == known_as:
+            return known[1]
+        if stream_table.status == "ERROR" or stream_table.needs_reinit:
+            self._mend_capture(stream_table)
+        analysis = analyze(self._connection, plain_query(stream_table.query))
+        if stream_table.mode == "FULL":
+            analysis = recomputed(analysis)
+        plan = choose_plan(
+            self._connection,
+            analysis,
+            table=stream_table.identifier,
+            placement=stream_table.placement,
+            distribution_column=stream_table.distribution_column,
+            has_citus=self._has_citus,
+        )
+        self._plans[stream_table.pgt_id] = (known_as, plan)
+        return plan
+
+    def _mend_capture(self, stream_table: StreamTable) -> None:
+        """Make capture fit its sources again: where a DDL hook could not follow, it captures nothing any more."""
+        for dependency in stream_table.dependencies:
+            if dependency.captured is not None:
+                with self._connection.transaction():
+                    self._connection.execute(
+                        "SELECT pgtrickle.install_capture(c.oid) FROM pg_class c WHERE c.oid = %s", [dependency.relid]
+                    )
+
+    # the rest
+
+    def suspend(self, name: str) -> StreamTable:
+        """Let nobody refresh it until it is resumed; its sources are captured meanwhile, and nothing is lost."""
+        return self._set_status(name, "SUSPENDED")
+
+    def resume(self, name: str) -> StreamTable:
+        """Let it be refreshed again."""
+        return self._set_status(name, "ACTIVE")
+
+    def _set_status(self, name: str, status: str) -> StreamTable:
+        found = catalog.find(self._connection, name)
+        self._connection.execute(
+            "UPDATE pgtrickle.pgt_stream_tables SET status = CASE WHEN %(status)s = 'ACTIVE' AND NOT is_populated THEN 'INITIALIZING' ELSE %(status)s END,"
+            " consecutive_errors = 0, updated_at = now() WHERE pgt_id = %(id)s",
+            {"status": status, "id": found.pgt_id},
+        )
+        return self._known(found.relid)
+
+    def drop(self, name: str, *, cascade: bool = False) -> None:
+        """Drop a stream table; a source that nobody else reads is captured no longer, and its buffer goes.
+
+        Args:
+            name: which one.
+            cascade: also what depends on it, such as views and stream tables that read it.
+
+        Raises:
+            StreamTableNotFoundError: there is none of that name.
+            RefusedError: something depends on it; nothing was changed.
+        """
+        refuse_busy(self._connection)
+        found = catalog.find(self._connection, name)
+        readers = self._connection.execute(
+            "SELECT format('%%I.%%I', t.pgt_schema, t.pgt_name) FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables t USING (pgt_id)"
+            " WHERE d.source_relid = %s",
+            [found.relid],
+        ).fetchall()
+        if readers and not cascade:
+            listed = ", ".join(str(row[0]) for row in readers)
+            raise RefusedError(f"{found.qualified} is read by {listed}", hint="drop those first, or use cascade")
+        for (reader,) in readers:
+            self.drop(str(reader), cascade=True)
+        with alone(self._connection, found.pgt_id, found.qualified):
+            try:
+                with self._connection.transaction():
+                    self._connection.execute(
+                        sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS))
+                    )
+                    if self._has_citus:
+                        self._connection.execute("SET LOCAL citus.multi_shard_modify_mode = 'sequential'")
+                    self._connection.execute(drop_query(found.identifier, cascade=cascade))
+                    self._connection.execute(
+                        "DELETE FROM pgtrickle.pgt_stream_tables WHERE pgt_id = %s", [found.pgt_id]
+                    )
+                    self._remove_captures([dependency.relid for dependency in found.dependencies])
+            except psycopg.errors.DependentObjectsStillExist as error:
+                raise RefusedError(
+                    f"{found.qualified} is used: {error.diag.message_detail}", hint="drop that first, or use cascade"
+                ) from error
+        self._plans.pop(found.pgt_id, None)
+
+    def _remove_unused(self, plan: Plan) -> None:
+        with self._connection.transaction():
+            self._remove_captures([source.relid for source in plan.analysis.sources])
+
+    def _remove_captures(self, relids: list[int]) -> None:
+        """End the capture of those of these sources that nobody reads changes of any more."""
+        self._connection.execute(
+            "SELECT pgtrickle.remove_capture(k.source_relid) FROM pgtrickle.pgt_change_tracking k WHERE k.source_relid = ANY (%s::oid[])"
+            " AND NOT EXISTS (SELECT FROM pgtrickle.pgt_dependencies d WHERE d.source_relid = k.source_relid AND d.is_captured)",
+            [relids],
+        )
+
+    def list(self) -> list[StreamTable]:
+        """All stream tables, by schema and name."""
+        return catalog.fetch_all(self._connection)
+
+    def status(self, name: str | None = None) -> list[Status]:
+        """How far behind stream tables are, and who holds them.
+
+        Args:
+            name: which one; None: all.
+        """
+        wanted = self.list() if name is None else [catalog.find(self._connection, name)]
+        return [fetch_status(self._connection, found, self._workers) for found in wanted]
+
+    def explain(self, name: str) -> Explanation:
+        """How a stream table would be refreshed now: the mode and why, the statements, what Citus pushes down. Runs none of them."""
+        refuse_busy(self._connection)
+        found = catalog.find(self._connection, name)
+        with self._understood(found.qualified):
+            return explain(self._connection, found, self._plan(found), has_citus=self._has_citus)
+
+    def _known(self, relid: int) -> StreamTable:
+        found = catalog.fetch_by_relid(self._connection, relid)
+        if found is None:
+            raise RefusedError(
+                "the stream table was dropped meanwhile", hint="`harness st list` shows those that are left"
+            )
+        return found
+
+    @contextlib.contextmanager
+    def _understood(self, what: str) -> Iterator[None]:
+        """What PostgreSQL says of rights, locks and lost nodes, in this project's errors."""
+        try:
+            yield
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise MissingPrivilegeError(
+                f"{what}: {error.diag.message_primary}", hint="ask its owner, or a superuser", sqlstate=error.sqlstate
+            ) from error
+        except psycopg.errors.LockNotAvailable as error:
+            raise LockedError(
+                f"{what}: {error.diag.message_primary}", hint="somebody holds a lock on it or on a source (pg_locks)"
+            ) from error
+        except psycopg.OperationalError as error:
+            if error.sqlstate is None or error.sqlstate[:2] in {"08", "57"}:
+                words = (str(error).strip().splitlines() or ["the connection was lost"])[0]
+                raise ServerGoneError(
+                    f"{what}: {words}", hint="a node does not answer; nothing was changed", sqlstate=error.sqlstate
+                ) from error
+            raise
+
+
+def _source_type(source: Source) -> str:
+    if source.is_stream_table:
+        return "STREAM_TABLE"
+    return {"m": "MATVIEW", "f": "FOREIGN_TABLE", "v": "VIEW"}.get(source.kind, "TABLE")

@@ -1,0 +1,392 @@
+"""Groups whose counts, sums and extremes are kept and follow the changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from harness.errors import OutOfStepError
+from harness.trickle.delta.aggregate import Aggregate, group_hash
+from harness.trickle.delta.functions import Call, quotient
+from harness.trickle.delta.rows import as_column, derived, names, select
+from harness.trickle.delta.window import WEIGHT, Moment, Window
+from harness.trickle.sources import raw_expression
+from harness.trickle.targets.shape import COUNT, ROW_ID, Shape, StorageColumn, listed, of, same
+from harness.trickle.targets.target import Applied, Place, Runner, Target, Way, insert_query, stage_query, staged
+
+_DELTA, _AGAIN = "__pgt_delta", "__pgt_again"
+_T, _D = "__pgt_t", "__pgt_d"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A number that is kept for an aggregate.
+
+    Attributes:
+        call: whose.
+        kind: ``count`` (of the rows that it counts), ``sum`` or ``extremum``.
+        column: where it is kept; the column of the result itself where that is the same number.
+        type_text: of the column.
+    """
+
+    call: Call
+    kind: str
+    column: str
+    type_text: str
+
+    def delta(self) -> sql.Composed:
+        """Its change, over weighted rows."""
+        if self.kind == "count":
+            return self.call.count()
+        if self.kind == "sum":
+            return self.call.total()
+        came = sql.SQL("{} > 0").format(WEIGHT)
+        call = sql.SQL("{}({})").format(raw_expression(self.call.function), self.call.value)
+        return self.call.restricted(call, came)
+
+    def lost(self) -> sql.Composed:
+        """Of an extremum: the extreme one among the values that went."""
+        went = sql.SQL("{} < 0").format(WEIGHT)
+        call = sql.SQL("{}({})").format(raw_expression(self.call.function), self.call.value)
+        return self.call.restricted(call, went)
+
+    @property
+    def lost_column(self) -> str:
+        """Where the delta has `lost`."""
+        return f"__pgt_lost_{self.call.place}"
+
+    @property
+    def may_be_infinite(self) -> bool:
+        """Whether it can hold a NaN or an infinity, from which nothing can be taken away."""
+        return self.kind == "sum" and self.call.base_type == "numeric"
+
+
+class GroupTarget(Target):
+    """The groups of an outermost aggregate without HAVING, or the rows of an outermost DISTINCT.
+
+    Args:
+        rows: the aggregate; each of its calls is linear or an extremum.
+        types: the types of its columns.
+    """
+
+    strategy = "groups"
+
+    def __init__(self, rows: Aggregate, types: Sequence[str]) -> None:
+        self.rows: Aggregate = rows
+        self._types = dict(zip(rows.columns, types, strict=True))
+        shown = {
+            output.only_place: name
+            for output, name in zip(rows.outputs, rows.columns, strict=True)
+            if output.only_place
+        }
+        self._keys = {key.place: shown.get(key.place, f"__pgt_key_{key.place}") for key in rows.keys}
+        self._slots = {call.place: tuple(_slots(call, shown.get(call.place))) for call in rows.calls}
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """All numbers that are kept, but for the count of the group itself."""
+        return tuple(slot for slots in self._slots.values() for slot in slots if slot.column != COUNT)
+
+    @property
+    def shape(self) -> Shape:
+        hidden = [
+            StorageColumn(column, key.type_text)
+            for key, column in ((key, self._keys[key.place]) for key in self.rows.keys)
+            if column not in self.rows.columns
+        ]
+        hidden += [
+            StorageColumn(slot.column, slot.type_text) for slot in self.slots if slot.column not in self.rows.columns
+        ]
+        columns = (
+            StorageColumn(ROW_ID, "bigint", is_not_null=True),
+            *(StorageColumn(name, self._types[name]) for name in self.rows.columns),
+            *hidden,
+            StorageColumn(COUNT, "bigint", is_not_null=True),
+        )
+        # A group without rows is no group; the only group of an aggregate without GROUP BY is there without any.
+        least = sql.SQL("{} > 0") if self.rows.has_groups else sql.SQL("{} >= 0")
+        return Shape(columns, (ROW_ID,), (least.format(sql.Identifier(COUNT)),))
+
+    def _key_values(self) -> list[sql.Composable]:
+        return names([key.name for key in self.rows.keys])
+
+    def _row_id(self) -> sql.Composed:
+        return group_hash(list(zip(self.rows.keys, self._key_values(), strict=True)))
+
+    def _outputs(self, values: Mapping[str, sql.Composable]) -> Iterator[tuple[str, sql.Composed]]:
+        """The columns of the result that are kept nowhere else."""
+        kept = {*self._keys.values(), *(slot.column for slot in self.slots)}
+        for name, output in zip(self.rows.columns, self.rows.outputs, strict=True):
+            if name not in kept:
+                yield name, sql.SQL("({})::{}").format(output.fill(values), raw_expression(self._types[name]))
+
+    # the delta
+
+    def delta_query(self, window: Window) -> sql.Composed:
+        """How the groups changed: row id, key, and the change of each number, under the names of the table's columns."""
+        below = self.rows.input_query(self.rows.rows.delta_terms(window))
+        count = sql.SQL("coalesce(sum({}), 0)::bigint").format(WEIGHT)
+        items: list[sql.Composable] = [as_column(self._row_id(), ROW_ID)]
+        items += [
+            as_column(sql.SQL("{}::{}").format(value, raw_expression(key.type_text)), self._keys[key.place])
+            for key, value in zip(self.rows.keys, self._key_values(), strict=True)
+        ]
+        items += [as_column(slot.delta(), slot.column) for slot in self.slots]
+        items += [as_column(slot.lost(), slot.lost_column) for slot in self.slots if slot.kind == "extremum"]
+        items.append(as_column(count, COUNT))
+        return select(
+            items,
+            derived(below, "__pgt_c"),
+            group_by=self._key_values(),
+            having=sql.SQL(" OR ").join([sql.SQL("{} <> 0").format(count), *(_moved(slot) for slot in self.slots)]),
+        )
+
+    def _combined(self, old: str | None, new: str) -> dict[str, sql.Composable]:
+        """What the table holds after the delta ``new`` met the row ``old``, by column; of a new row where old is None."""
+        found: dict[str, sql.Composable] = {COUNT: _plus(old, new, COUNT)}
+        values: dict[str, sql.Composable] = {key.place: of(old or new, self._keys[key.place]) for key in self.rows.keys}
+        for call in self.rows.calls:
+            value = self._combined_call(call, old, new, found)
+            values[call.place] = value
+        if old is None:
+            for key in self.rows.keys:
+                found[self._keys[key.place]] = values[key.place]
+        found.update(self._outputs(values))
+        return found
+
+    def _combined_call(self, call: Call, old: str | None, new: str, found: dict[str, sql.Composable]) -> sql.Composable:
+        numbers: dict[str, sql.Composable] = {}
+        for slot in self._slots[call.place]:
+            if slot.kind == "extremum":
+                pick = sql.SQL("least({}, {})") if call.function == "min" else sql.SQL("greatest({}, {})")
+                number: sql.Composable = (
+                    of(new, slot.column) if old is None else pick.format(of(old, slot.column), of(new, slot.column))
+                )
+            elif slot.kind == "count":
+                number = _plus(old, new, slot.column)
+            else:
+                # NULL of no row, as sum has it; the count beside it knows.
+                number = sql.SQL("CASE WHEN {} <> 0 THEN ({})::{} END").format(
+                    numbers["count"], _plus(old, new, slot.column), raw_expression(slot.type_text)
+                )
+            numbers[slot.kind] = number
+            found[slot.column] = number
+        if call.function == "avg":
+            return quotient(numbers["sum"], numbers["count"], call.base_type)
+        return numbers[{"sum": "sum", "count": "count"}.get(call.function, "extremum")]
+
+    def _match(self, place: Place, left: str, right: str) -> sql.Composed:
+        columns = [ROW_ID, *self._keys.values()]
+        return sql.SQL(" AND ").join(
+            same(of(left, column), of(right, column), is_not_null=column in {ROW_ID, place.distribution_column})
+            for column in columns
+        )
+
+    def _finite(self, *aliases: str) -> sql.Composed | None:
+        """Whether every sum can be added to: NaN is greater than any number in PostgreSQL, infinity but for NaN."""
+        checks = [
+            sql.SQL("coalesce(abs({}) < 'Infinity'::numeric, true)").format(of(alias, slot.column))
+            for slot in self.slots
+            if slot.may_be_infinite
+            for alias in aliases
+        ]
+        return sql.SQL(" AND ").join(checks) if checks else None
+
+    # the statements
+
+    def full_query(self, moment: Moment, window: Window) -> sql.Composed:
+        return self._full(moment, window, None)
+
+    def _full(self, moment: Moment, window: Window, affected: sql.Composable | None) -> sql.Composed:
+        is_plain = self.rows.rows.is_plain(moment, window)
+        count = sql.SQL("count(*)") if is_plain else sql.SQL("coalesce(sum({}), 0)::bigint").format(WEIGHT)
+        extra = [as_column(self._row_id(), ROW_ID), as_column(count, COUNT)]
+        for key, column in ((key, self._keys[key.place]) for key in self.rows.keys):
+            if column not in self.rows.columns:
+                extra.append(as_column(sql.Identifier(key.name), column))
+        for slot in self.slots:
+            if slot.column in self.rows.columns:
+                continue
+            value = slot.call.count() if slot.kind == "count" else slot.call.total()
+            if slot.kind == "extremum":
+                value = slot.call.native()
+            extra.append(as_column(sql.SQL("({})::{}").format(value, raw_expression(slot.type_text)), slot.column))
+        groups = self.rows.groups_at_query(moment, window, affected=affected, extra=extra)
+        typed = [
+            as_column(
+                sql.SQL("{}::{}").format(sql.Identifier(column.name), raw_expression(column.type_text)), column.name
+            )
+            for column in self.shape.columns
+        ]
+        return select(typed, derived(groups, "__pgt_g"))
+
+    def apply(self, runner: Runner, place: Place, window: Window) -> Applied:
+        if place.way is Way.MERGE and not self.looks_again:
+            return self._merge(runner, place, self.delta_query(window))
+        runner.run("the change of each group", stage_query(_DELTA, self.delta_query(window)))
+        again = self._stage_again(runner, place)
+        rows = select(names(self._delta_columns()), staged(_DELTA))
+        if again:
+            done = sql.SQL("SELECT {} FROM {}").format(sql.Identifier(ROW_ID), staged(_AGAIN))
+            rows = select(
+                names(self._delta_columns()),
+                staged(_DELTA),
+                where=sql.SQL("{} NOT IN ({})").format(sql.Identifier(ROW_ID), done),
+            )
+        applied = self._merge(runner, place, rows) if place.way is not Way.STAGED else self._upsert(runner, place, rows)
+        if again:
+            applied = self._look_again(runner, place, window, applied)
+        return applied
+
+    def _delta_columns(self) -> list[str]:
+        return [ROW_ID, *self._keys.values(), *(slot.column for slot in self.slots), COUNT]
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether a change may need another look at a group's rows: what it lost may have been its extreme value."""
+        return any(slot.kind == "extremum" for slot in self.slots)
+
+    def _stage_again(self, runner: Runner, place: Place) -> bool:
+        """Which groups may have lost their extreme value."""
+        if not self.looks_again:
+            return False
+        conditions = [
+            (sql.SQL("{} <= {}") if slot.call.function == "min" else sql.SQL("{} >= {}")).format(
+                of(_D, slot.lost_column), of(_T, slot.column)
+            )
+            for slot in self.slots
+            if slot.kind == "extremum"
+        ]
+        query = select(
+            [of(_D, ROW_ID)],
+            sql.SQL("{} AS {} JOIN {} AS {} ON {}").format(
+                staged(_DELTA), sql.Identifier(_D), place.table, sql.Identifier(_T), self._match(place, _T, _D)
+            ),
+            where=sql.SQL("{} <> 0 AND ({})").format(_plus(_T, _D, COUNT), sql.SQL(" OR ").join(conditions)),
+        )
+        return (
+            runner.run("the groups that may have lost an extreme value", stage_query(_AGAIN, query)) > 0
+            or runner.is_dry
+        )
+
+    def _look_again(self, runner: Runner, place: Place, window: Window, applied: Applied) -> Applied:
+        ids = sql.SQL("SELECT {} FROM {}").format(sql.Identifier(ROW_ID), staged(_AGAIN))
+        gone = runner.run(
+            "those groups go",
+            sql.SQL("DELETE FROM {} WHERE {} IN ({})").format(place.table, sql.Identifier(ROW_ID), ids),
+        )
+        came = runner.run("and come as they are now", insert_query(place, self, self._full(Moment.NEW, window, ids)))
+        return Applied(applied.inserted + came, applied.deleted + gone)
+
+    def _merge(self, runner: Runner, place: Place, rows: sql.Composed) -> Applied:
+        combined = self._combined(_T, _D)
+        fresh = self._combined(None, _D)
+        finite = self._finite(_T, _D)
+        if finite is not None:
+            # Below the check of the table, so that the statement fails and the table is filled anew.
+            combined[COUNT] = sql.SQL("CASE WHEN {} THEN {} ELSE -1 END").format(finite, combined[COUNT])
+        branches: list[sql.Composable] = []
+        if self.rows.has_groups:
+            branches.append(sql.SQL("WHEN MATCHED AND {} = 0 THEN DELETE").format(_plus(_T, _D, COUNT)))
+        branches.append(sql.SQL("WHEN MATCHED THEN UPDATE SET {}").format(_assignments(combined)))
+        columns = [ROW_ID, *fresh]
+        values = [of(_D, ROW_ID), *fresh.values()]
+        branches.append(
+            sql.SQL("WHEN NOT MATCHED THEN INSERT ({}) VALUES ({})").format(listed(columns), sql.SQL(", ").join(values))
+        )
+        count = runner.run(
+            "the groups follow",
+            sql.SQL("MERGE INTO {} AS {} USING ({}) AS {} ON {} {}").format(
+                place.table,
+                sql.Identifier(_T),
+                rows,
+                sql.Identifier(_D),
+                self._match(place, _T, _D),
+                sql.SQL(" ").join(branches),
+            ),
+        )
+        return Applied(count, count)
+
+    def _upsert(self, runner: Runner, place: Place, rows: sql.Composed) -> Applied:
+        fresh = self._combined(None, _D)
+        combined = self._combined(_T, "excluded")
+        conditions = [self._match(place, _T, "excluded")]
+        finite = self._finite(_T, "excluded")
+        if finite is not None:
+            conditions.append(finite)
+        expected = runner.fetch(
+            "how many groups, and whether one may have gone",
+            sql.SQL("SELECT count(*), coalesce(bool_or({} < 0), false) FROM ({}) AS {}").format(
+                sql.Identifier(COUNT), rows, sql.Identifier(_D)
+            ),
+        )
+        count = runner.run(
+            "the groups follow",
+            sql.SQL(
+                "INSERT INTO {} AS {} ({}) SELECT {} FROM ({}) AS {} ON CONFLICT ({}) DO UPDATE SET {} WHERE {}"
+            ).format(
+                place.table,
+                sql.Identifier(_T),
+                listed([ROW_ID, *fresh]),
+                sql.SQL(", ").join([of(_D, ROW_ID), *fresh.values()]),
+                rows,
+                sql.Identifier(_D),
+                listed(self.shape.unique_columns(place.distribution_column)),
+                _assignments(combined),
+                sql.SQL(" AND ").join(conditions),
+            ),
+        )
+        if not runner.is_dry and count != expected[0][0]:
+            raise OutOfStepError(f"{expected[0][0]} groups changed and {count} were found", hint="it is filled anew")
+        gone: list[tuple[object, ...]] = []
+        if self.rows.has_groups and (runner.is_dry or expected[0][1]):
+            ids = select(
+                [sql.Identifier(ROW_ID)], derived(rows, _D), where=sql.SQL("{} < 0").format(sql.Identifier(COUNT))
+            )
+            gone = runner.fetch(
+                "groups without rows go",
+                sql.SQL("DELETE FROM {} WHERE {} IN ({}) AND {} <= 0 RETURNING {}").format(
+                    place.table, sql.Identifier(ROW_ID), ids, sql.Identifier(COUNT), sql.Identifier(COUNT)
+                ),
+            )
+            if any(row != (0,) for row in gone):
+                raise OutOfStepError("a group would have fewer rows than none", hint="it is filled anew")
+        return Applied(count - len(gone), count)
+
+
+def _slots(call: Call, shown: str | None) -> Iterator[Slot]:
+    if call.function == "count":
+        if call.argument is None and call.condition is None:
+            yield Slot(call, "count", COUNT, "bigint")
+        else:
+            yield Slot(call, "count", shown or f"__pgt_n_{call.place}", "bigint")
+        return
+    if call.is_extremum:
+        yield Slot(call, "extremum", shown or f"__pgt_v_{call.place}", call.result_type)
+        return
+    yield Slot(call, "count", f"__pgt_n_{call.place}", "bigint")
+    # What avg adds up is as wide as sum's own result for the type.
+    kept = shown if call.function == "sum" and shown else f"__pgt_s_{call.place}"
+    yield Slot(call, "sum", kept, call.result_type if call.function == "sum" else "numeric")
+
+
+def _plus(old: str | None, new: str, column: str) -> sql.Composed:
+    if old is None:
+        return of(new, column)
+    return sql.SQL("coalesce({}, 0) + coalesce({}, 0)").format(of(old, column), of(new, column))
+
+
+def _moved(slot: Slot) -> sql.Composed:
+    if slot.kind == "extremum":
+        return sql.SQL("({}) IS NOT NULL OR ({}) IS NOT NULL").format(slot.delta(), slot.lost())
+    if slot.kind == "sum":
+        return sql.SQL("coalesce({}, 0) <> 0").format(slot.delta())
+    return sql.SQL("{} <> 0").format(slot.delta())
+
+
+def _assignments(values: Mapping[str, sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(column), value) for column, value in values.items()
+    )

@@ -1,0 +1,104 @@
+"""What keeps a query's result in a table: how it is filled, and how it follows the changes (D7)."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from psycopg import sql
+
+from harness.trickle.delta.rows import Rows
+from harness.trickle.delta.window import Moment, Window
+from harness.trickle.targets.shape import Shape, listed
+
+
+class Way(Enum):
+    """How a delta gets into the table; what Citus allows where is in facts.md, *Applying a delta*."""
+
+    MERGE = "merge"  # one MERGE straight from the buffers: local, or all colocated and so pushed down (F33)
+    STAGED_MERGE = "staged_merge"  # the delta in a temporary table, then MERGE: a local table of distributed sources
+    STAGED = "staged"  # the delta in a temporary table, then INSERT .. ON CONFLICT and DELETE: reference, distributed
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stream table is.
+
+    Attributes:
+        table: its name as a part of a statement.
+        way: how a delta gets into it.
+        distribution_column: of a distributed one.
+    """
+
+    table: sql.Identifier
+    way: Way
+    distribution_column: str | None = None
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a delta did.
+
+    Attributes:
+        inserted, deleted: rows; a row that changed counts as both.
+    """
+
+    inserted: int = 0
+    deleted: int = 0
+
+
+class Runner(Protocol):
+    """Who runs a target's statements, or only writes them down."""
+
+    def run(self, purpose: str, query: sql.Composable) -> int:
+        """Run a statement; how many rows it was about."""
+
+    def fetch(self, purpose: str, query: sql.Composable) -> list[tuple[Any, ...]]:
+        """Run a query; its rows."""
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether statements are written down and not run."""
+
+
+class Target(abc.ABC):
+    """A query's result, kept in a table."""
+
+    #: One or two words for how it works, for history and explain.
+    strategy: str
+    rows: Rows | None
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> Shape:
+        """What the table looks like."""
+
+    @abc.abstractmethod
+    def full_query(self, moment: Moment, window: Window) -> sql.Composed:
+        """All rows that the table has to hold, its columns in order."""
+
+    @abc.abstractmethod
+    def apply(self, runner: Runner, place: Place, window: Window) -> Applied:
+        """Bring the table from the window's old end to its new one, in the caller's transaction.
+
+        Raises:
+            OutOfStepError: the table is not what it was at the old end.
+            psycopg.Error: PostgreSQL refused a statement.
+        """
+
+
+def insert_query(place: Place, target: Target, rows: sql.Composable) -> sql.Composed:
+    """INSERT of complete rows."""
+    return sql.SQL("INSERT INTO {} ({}) {}").format(place.table, listed(target.shape.names), rows)
+
+
+def stage_query(name: str, query: sql.Composable) -> sql.Composed:
+    """A query's rows in a temporary table that goes with the transaction."""
+    return sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS {}").format(sql.Identifier(name), query)
+
+
+def staged(name: str) -> sql.Identifier:
+    """A temporary table."""
+    return sql.Identifier("pg_temp", name)
