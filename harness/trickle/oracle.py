@@ -63,8 +63,8 @@ WITH kept AS MATERIALIZED (SELECT {columns} FROM {kept}), wanted AS MATERIALIZED
     missing AS MATERIALIZED (SELECT * FROM wanted EXCEPT ALL SELECT * FROM kept),
     extra AS MATERIALIZED (SELECT * FROM kept EXCEPT ALL SELECT * FROM wanted)
 SELECT (SELECT pg_catalog.count(*) FROM missing), (SELECT pg_catalog.count(*) FROM extra),
-       ARRAY(SELECT m::pg_catalog.text FROM missing m ORDER BY 1 LIMIT {examples}),
-       ARRAY(SELECT e::pg_catalog.text FROM extra e ORDER BY 1 LIMIT {examples})""")
+       ARRAY(SELECT __pgt_m::pg_catalog.text FROM missing __pgt_m ORDER BY 1 LIMIT {examples}),
+       ARRAY(SELECT __pgt_e::pg_catalog.text FROM extra __pgt_e ORDER BY 1 LIMIT {examples})""")
 
 
 @dataclass(frozen=True)

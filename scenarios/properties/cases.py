@@ -6,6 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 from hypothesis import strategies as st
@@ -63,6 +64,11 @@ class Case:
         lines += statements.script(self.steps)
         return "\n" + "\n".join(lines) + "\n"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """For Hypothesis, which would write every field."""
+        del cycle
+        printer.text(repr(self))
+
 
 @st.composite
 def cases(draw: st.DrawFn, *, on_citus: bool, is_incremental: bool = True) -> Case:
@@ -70,7 +76,7 @@ def cases(draw: st.DrawFn, *, on_citus: bool, is_incremental: bool = True) -> Ca
     count = draw(st.sampled_from((1, 2, 2, 3)))
     made = tuple(draw(tables(name=f"t{number}", on_citus=on_citus)) for number in range(count))
     query = draw(queries(made) if is_incremental else other_queries(made))
-    before = draw(st.lists(statements.statements(made, can_truncate=False), max_size=4))
+    before = [*draw(statements.filling(made)), *draw(st.lists(statements.statements(made), max_size=2))]
     mode = draw(st.sampled_from(("DIFFERENTIAL", "DIFFERENTIAL", "DIFFERENTIAL", "AUTO")))
     placements = ("auto", "local", "reference", "distributed") if on_citus else ("auto", "local")
     return Case(made, query, tuple(before), draw(statements.steps(made)), mode, draw(st.sampled_from(placements)))

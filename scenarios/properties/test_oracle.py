@@ -134,6 +134,13 @@ def test_oracle_floats_are_compared_by_their_significant_digits(connection: Dead
             assert not compare(connection, "kept_floats").is_equal, change
 
 
+def test_oracle_columns_of_any_name_are_compared(connection: DeadlineConnection) -> None:
+    connection.execute('CREATE TABLE named AS SELECT 1 AS m, 2 AS e, 3 AS kept, 4 AS wanted, 5 AS missing, 6 AS "Q"')
+    connection.execute("CREATE TABLE kept_named AS SELECT * FROM named WHERE false")
+    _register(connection, "kept_named", "SELECT * FROM public.named")
+    assert compare(connection, "kept_named").examples == ("missing (1,2,3,4,5,6)",)
+
+
 def test_oracle_unknown_stream_table_is_named(connection: DeadlineConnection) -> None:
     with pytest.raises(StreamTableNotFoundError, match="nowhere"):
         compare(connection, "nowhere")
