@@ -52,6 +52,8 @@ def play(stage: Stage, orders: Orders, names: Sequence[str], connections: Sequen
     for connection in connections:
         orders.churn(connection)
         refresh_all(stage, names)
+        orders.raise_amounts(connection, orders.some(5))  # nothing but sums: a delta whose counts are all 0
+        refresh_all(stage, names)
     stage.require_count(orders.table.identifier, len(orders.rows), orders.table.name)
 
 

@@ -120,6 +120,15 @@ class Orders:
             row = self.rows[number]
             self.rows[number] = replace(row, amount=(row.amount or Decimal(0)) + 1, region=region)
 
+    def raise_amounts(self, connection: Connection, ids: Sequence[int]) -> None:
+        """One UPDATE of several rows that leaves each in its group: no count changes, only sums."""
+        connection.execute(
+            sql.SQL("UPDATE {} SET amount = amount + 2 WHERE id = ANY (%s)").format(self.table.identifier), [list(ids)]
+        )
+        for number in ids:
+            amount = self.rows[number].amount
+            self.rows[number] = replace(self.rows[number], amount=None if amount is None else amount + 2)
+
     def delete(self, connection: Connection, ids: Sequence[int]) -> None:
         """One DELETE of several rows."""
         connection.execute(sql.SQL("DELETE FROM {} WHERE id = ANY (%s)").format(self.table.identifier), [list(ids)])
@@ -169,6 +178,7 @@ class Orders:
             lambda: self.insert(connection),
             lambda: self.copy(connection),
             lambda: self.reprice(connection, self.some(15), self._random.choice(REGIONS)),
+            lambda: self.raise_amounts(connection, self.some(15)),
             lambda: self.upsert(connection, self.some(5)),
             lambda: self.delete(connection, self.some(15)),
             lambda: self.transact(connection),
