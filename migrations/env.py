@@ -59,9 +59,7 @@ def _prepare(connection: Connection) -> None:
         if isinstance(error.orig, psycopg.errors.LockNotAvailable):
             raise CommandError("another migration chain is at work on this database; wait until it ends") from None
         raise
-    versioned = connection.execute(
-        text("SELECT to_regclass('pgtrickle.alembic_version') IS NOT NULL AND EXISTS (SELECT FROM pg_namespace)")
-    ).scalar()
+    versioned = connection.execute(text("SELECT to_regclass('pgtrickle.alembic_version') IS NOT NULL")).scalar()
     catalog = connection.execute(text("SELECT to_regclass('pgtrickle.pgt_stream_tables') IS NOT NULL")).scalar()
     if catalog and not versioned:
         raise CommandError(

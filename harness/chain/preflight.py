@@ -9,6 +9,7 @@ import psycopg
 
 import migrations
 from harness.chain.connection import Connection
+from harness.chain.revisions import revisions_after
 from harness.errors import Finding
 from harness.trickle.names import stable_name
 
@@ -73,13 +74,12 @@ def _check_catalog(connection: Connection, revision: str | None) -> tuple[Findin
 def _check_rights(connection: Connection, plan: Sequence[str], direction: str) -> tuple[Finding, ...]:
     row = connection.execute(
         "SELECT current_user, rolsuper, has_database_privilege(current_database(), 'CREATE'), current_database(),"
-        " pg_is_in_recovery(),"
-        " current_setting('default_transaction_read_only')"
+        " pg_is_in_recovery()"
         " FROM pg_roles WHERE rolname = current_user"
     ).fetchone()
     if row is None:
         return ()
-    role, is_superuser, may_create, database, is_standby, _read_only = row
+    role, is_superuser, may_create, database, is_standby = row
     findings = []
     if is_standby:
         findings.append(Finding("standby", database, "the server is a standby and can't be written", "use the primary"))
@@ -146,7 +146,11 @@ def _check_prepared(connection: Connection) -> tuple[Finding, ...]:
 
 
 def _check_placements(connection: Connection) -> tuple[Finding, ...]:
-    """Going below 0006 would take away capture only 0006 has (a distributed source's), or strand a stream table."""
+    """Going down would take away capture that 0.2 has not (a distributed source's), or strand a stream table.
+
+    Revision 0007 refuses it too, although 0006 could still capture: nobody below 0007 reads what is not local, and
+    whoever goes further down would find every stream table to be filled anew, and then be refused.
+    """
     sources = connection.execute(
         "SELECT s.relid::regclass::text, s.placement FROM ("
         "   SELECT source_relid AS relid, source_placement AS placement FROM pgtrickle.pgt_dependencies"
@@ -161,7 +165,7 @@ def _check_placements(connection: Connection) -> tuple[Finding, ...]:
         Finding(
             "capture_lost",
             name,
-            f"{name} is {placement}: below 0006 its changes could not be captured",
+            f"{name} is {placement}: on the way down its changes could no longer be captured",
             "drop its stream tables first",
         )
         for name, placement in sources
@@ -231,7 +235,7 @@ def check(connection: Connection, plan: Sequence[str], direction: str) -> tuple[
             findings.extend(_check_prepared(connection))
         if direction == "down":
             findings.extend(_check_left(connection, plan))
-            if "0006" in plan:
+            if {"0006", "0007"} & set(plan):
                 findings.extend(_check_placements(connection))
     except psycopg.errors.InsufficientPrivilege as error:
         findings.append(
@@ -248,6 +252,4 @@ def check(connection: Connection, plan: Sequence[str], direction: str) -> tuple[
 def check_upgrade(connection: Connection) -> tuple[Finding, ...]:
     """What stands in the way of going to head from where the database is. Reads only."""
     revision = fetch_revision(connection)
-    known = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
-    done = known.index(revision) + 1 if revision in known else 0
-    return check(connection, known[done:], "up")
+    return check(connection, revisions_after(revision), "up")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from harness.chain import preflight
 from harness.chain.connection import connect, describe_dsn, translated
-from harness.chain.runner import REVISIONS, find_interrupted
+from harness.chain.revisions import REVISIONS, revisions_after
+from harness.chain.runner import find_interrupted
 from harness.errors import Finding, UnsupportedVersionError
 
 
@@ -113,13 +114,12 @@ def fetch_status(dsn: str) -> ChainStatus:
                     " WHERE needs_reinit ORDER BY 1"
                 )
             )
-    done = REVISIONS.index(revision) + 1 if revision is not None else 0
     return ChainStatus(
         database=describe_dsn(dsn),
         server_version=version,
         citus_version=citus,
         revision=revision,
-        pending=REVISIONS[done:],
+        pending=revisions_after(revision),
         interrupted=find_interrupted(dsn),
         sources=counts[0],
         by_oid=counts[1],

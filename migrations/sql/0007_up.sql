@@ -8,6 +8,8 @@ COMMENT ON COLUMN pgtrickle.pgt_stream_tables.storage_format IS
     'How rows and row ids are kept. NULL: as pg_trickle 0.2 does, until the first refresh here fills the table anew; 1: PostgreSQL''s own hash and an ordinal.';
 ALTER TABLE pgtrickle.pgt_stream_tables ADD COLUMN differential_us_per_change double precision;
 COMMENT ON COLUMN pgtrickle.pgt_stream_tables.differential_us_per_change IS 'What a captured row cost to apply, measured, in microseconds.';
+ALTER TABLE pgtrickle.pgt_stream_tables ADD COLUMN suspended_reason text;
+COMMENT ON COLUMN pgtrickle.pgt_stream_tables.suspended_reason IS 'Why it is not refreshed, where somebody said so.';
 ALTER TABLE pgtrickle.pgt_refresh_history ADD COLUMN reason text;
 COMMENT ON COLUMN pgtrickle.pgt_refresh_history.reason IS 'Why this action was chosen.';
 ALTER TABLE pgtrickle.pgt_dependencies ADD COLUMN is_captured boolean NOT NULL DEFAULT true;
@@ -27,3 +29,5 @@ BEGIN
     RETURN NULL;
 END
 $function$;
+-- A trigger needs no right on its function when it fires, only whoever creates the trigger does.
+REVOKE ALL ON FUNCTION pgtrickle._guard_stream_table() FROM PUBLIC;

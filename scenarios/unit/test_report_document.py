@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from harness.chain.revisions import REVISIONS
 from harness.rehearsal.model import LatencySample, RehearsalResult, SourceStall
 from harness.report import SCHEMA, load_schema, to_document
 from harness.report.document import TIMELINE_POINTS, dump_document
@@ -68,7 +69,7 @@ def test_document_counts_what_the_result_holds() -> None:
     assert counts["failed"] == 2
     assert counts["wrong_before"] == 1
     assert counts["passed"] + counts["failed"] + counts["skipped"] == len(document["checks"]) == len(result.checks)
-    assert len(document["revisions"]) == 18
+    assert len(document["revisions"]) == 3 * len(REVISIONS)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from lxml import etree, html
 
+from harness.chain.revisions import REVISIONS
 from harness.rehearsal.model import CheckResult, RehearsalResult, Verdict
 from harness.report import to_page
 from scenarios.fixtures.reports import make_result
@@ -93,7 +94,7 @@ def test_each_way_has_a_panel_with_a_band_a_revision() -> None:
     for drawing in drawings:
         assert drawing.get("role") == "img"
         assert drawing.get("aria-label")
-        assert len(select(drawing, ".//*[starts-with(@class, 'band')]")) == 6
+        assert len(select(drawing, ".//*[starts-with(@class, 'band')]")) == len(REVISIONS)
 
 
 def test_tables_have_headers_and_scrolling_regions_have_names_and_focus() -> None:

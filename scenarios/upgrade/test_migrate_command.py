@@ -50,10 +50,11 @@ def test_up_status_and_down_in_words_and_in_json(database: Node, installed: Smal
     up = _migrate("up", "--json", dsn=dsn)
     assert up.returncode == 0, up.stderr
     document = json.loads(up.stdout)
-    assert (document["schema"], document["passed"], document["revision"]) == ("harness/migrate/1", True, "0006")
+    assert (document["schema"], document["passed"]) == ("harness/migrate/1", True)
+    assert document["revision"] == runner.REVISIONS[-1]
     assert [r["revision"] for r in document["revisions"]] == list(runner.REVISIONS[1:])
     assert [r["sources_moved"] for r in document["revisions"]] == [3, 0, 3, 0, 3]
-    assert "0006" in _migrate("status", dsn=dsn).stdout
+    assert runner.REVISIONS[-1] in _migrate("status", dsn=dsn).stdout
     down = _migrate("down", "0001", dsn=dsn)
     assert down.returncode == 0, down.stderr
     assert "revision 0001" in down.stdout
@@ -125,7 +126,7 @@ def test_scripts_for_psql_lead_to_the_same_catalog(
     assert up.returncode == 0, up.stderr
     _run_script(server, database, up.stdout, tmp_path)
     assert compare_catalogs(online, _catalog(database)) == ()
-    assert runner.current_revision(database.dsn()) == "0006"
+    assert runner.current_revision(database.dsn()) == runner.REVISIONS[-1]
     down = _migrate("sql", "down", "head", "0001")
     assert down.returncode == 0, down.stderr
     _run_script(server, database, down.stdout, tmp_path)

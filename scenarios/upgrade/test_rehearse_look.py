@@ -19,6 +19,8 @@ from harness.rehearsal.source import connect_source, fetch_facts
 from harness.rehearsal.tables import TableName
 from scenarios.fixtures.rehearsals import OldInstallation
 
+HEAD = runner.REVISIONS[-1]
+
 
 @pytest.fixture
 def dbname(old_server: Server) -> Iterator[str]:
@@ -73,7 +75,7 @@ def test_installation_of_the_extension_is_in_nobodys_way(
             [("newer_catalog", "pgtrickle.pgt_stream_tables")],
         ),
         ("UPDATE pgtrickle.alembic_version SET version_num = '0099'", [("unknown_revision", "0099")]),
-        ("UPDATE pgtrickle.alembic_version SET version_num = '0006'", [("at_head", "0006")]),
+        (f"UPDATE pgtrickle.alembic_version SET version_num = '{HEAD}'", [("at_head", HEAD)]),  # noqa: S608 - a constant
         ("CREATE EXTENSION pg_trickle; UPDATE pg_extension SET extversion = '0.67.0' WHERE extname = 'pg_trickle'",
          [("other_version", "pg_trickle")]),
         ("DELETE FROM pgtrickle.pgt_change_tracking", [("no_sources", "pgtrickle.pgt_change_tracking")]),
