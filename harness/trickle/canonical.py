@@ -170,6 +170,8 @@ def canonicalize(connection: psycopg.Connection[Any], query: sql.Composable) -> 
     """
     try:
         with undone(connection):
+            # What a refresh will allow (F23); without Citus it is a word that nobody reads.
+            connection.execute("SELECT set_config('citus.enable_repartition_joins', 'on', true)")
             # Looked at with LIMIT 0, since rights are checked when a query runs and not when a view is made.
             connection.execute(sql.SQL("SELECT FROM ({}\n) AS __pgt_q LIMIT 0").format(query))
             connection.execute(sql.SQL("CREATE TEMPORARY VIEW {} AS {}").format(_PROBE, query))
@@ -183,8 +185,9 @@ def canonicalize(connection: psycopg.Connection[Any], query: sql.Composable) -> 
 
 
 def _look(connection: psycopg.Connection[Any]) -> Canonical:
-    columns = _columns(connection)
+    # Types of any schema are named with it from here on, and so is every relation.
     connection.execute("SELECT set_config('search_path', '', true)")
+    columns = _columns(connection)
     found = connection.execute(
         "SELECT pg_get_viewdef(r.ev_class), r.ev_action::text, r.oid FROM pg_rewrite r"
         " WHERE r.ev_class = 'pg_temp.__pgt_probe'::regclass"

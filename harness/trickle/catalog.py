@@ -26,7 +26,7 @@ _COLUMNS = """t.pgt_id, t.pgt_relid::bigint, t.pgt_schema, t.pgt_name, t.definin
     t.refresh_mode, t.status, t.st_placement, CASE WHEN t.st_placement = 'distributed' THEN pgtrickle._shard_key(t.pgt_relid) END,
     t.is_populated, t.needs_reinit, t.last_refresh_at, t.consecutive_errors, t.frontier, t.storage_format, t.last_full_ms,
     t.differential_us_per_change, t.xmin::text,
-    coalesce((SELECT jsonb_agg(jsonb_build_array(d.source_relid::bigint, d.source_stable_name, d.source_placement, k.captured_columns) ORDER BY d.source_relid)
+    coalesce((SELECT jsonb_agg(jsonb_build_array(d.source_relid::bigint, d.source_stable_name, d.source_placement, d.is_captured, k.captured_columns) ORDER BY d.source_relid)
               FROM pgtrickle.pgt_dependencies d LEFT JOIN pgtrickle.pgt_change_tracking k ON k.source_relid = d.source_relid
               WHERE d.pgt_id = t.pgt_id), '[]')"""
 _ALL_QUERY = sql.SQL(f"SELECT {_COLUMNS} FROM pgtrickle.pgt_stream_tables t ORDER BY t.pgt_schema, t.pgt_name")  # noqa: S608 - a constant
@@ -39,14 +39,16 @@ class Dependency:
 
     Attributes:
         relid: its OID on the coordinator.
-        stable_name: equal on every node; None for what is not captured.
+        stable_name: equal on every node.
         placement: where it was when the stream table was made.
+        is_captured: whether the stream table reads its changes.
         captured: the columns that its buffer has; None where there is no capture.
     """
 
     relid: int
-    stable_name: str | None
+    stable_name: str
     placement: str
+    is_captured: bool
     captured: str | None
 
 
@@ -142,8 +144,8 @@ def _row(row: Sequence[Any]) -> StreamTable:
     return StreamTable(
         *plain,
         tuple(
-            Dependency(int(relid), stable, placement, None if captured is None else json.dumps(captured))
-            for relid, stable, placement, captured in dependencies
+            Dependency(int(relid), stable, placement, is_captured, None if captured is None else json.dumps(captured))
+            for relid, stable, placement, is_captured, captured in dependencies
         ),
     )
 

@@ -100,12 +100,12 @@ def check_query(connection: psycopg.Connection[Any], query: str, mode: str) -> A
     return recomputed(analysis) if mode == "FULL" else analysis
 
 
-def recomputed(analysis: Analysis) -> Analysis:
+def recomputed(analysis: Analysis, reason: str = "mode FULL") -> Analysis:
     """The same query, to be recomputed each time, as mode FULL wants it."""
     if not analysis.is_incremental:
         return analysis
     target = WholeTarget(plain_query(analysis.canonical.text), analysis.canonical.columns)
-    return replace(analysis, target=target, reason="mode FULL")
+    return replace(analysis, target=target, reason=reason)
 
 
 def _check_columns(analysis: Analysis) -> None:

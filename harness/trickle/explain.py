@@ -11,7 +11,7 @@ from psycopg import sql
 
 from harness.trickle import costs
 from harness.trickle.catalog import StreamTable
-from harness.trickle.plans import Plan, empty_cut, make_window, stage_sources
+from harness.trickle.plans import Plan, empty_cut, make_window, stage
 from harness.trickle.session import Statements, transaction
 
 
@@ -57,7 +57,7 @@ def explain(
     old = {source.relid: stream_table.cut(source.stable_name) or empty_cut() for source in plan.sources}
     window = make_window(plan, old=old, new=empty_cut(), changed=old)
     if plan.is_incremental:
-        stage_sources(statements, window)
+        window = stage(statements, plan, window)
         target.apply(statements, plan.place, window)
         reason = "its query has an incremental form"
         if stream_table.last_full_ms is not None and stream_table.us_per_change:

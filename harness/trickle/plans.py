@@ -14,15 +14,18 @@ from harness.trickle.delta.aggregate import Aggregate
 from harness.trickle.delta.derived import Derived
 from harness.trickle.delta.filter import Filter
 from harness.trickle.delta.project import Project
+from harness.trickle.delta.reasons import NotIncrementalError
 from harness.trickle.delta.rows import Rows
 from harness.trickle.delta.scan import Scan
+from harness.trickle.delta.staging import joins_of, stage_joins
 from harness.trickle.delta.union_all import UnionAll
 from harness.trickle.delta.window import Moment, SourceWindow, Window
 from harness.trickle.frontier import Cut
+from harness.trickle.pushdown import refuse_reading_apart
 from harness.trickle.session import Statements, transaction
 from harness.trickle.sources import Source
 from harness.trickle.targets.groups import GroupTarget
-from harness.trickle.targets.target import Place, Way, stage_query, staged
+from harness.trickle.targets.target import Place, Way, stage_query
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Plan:
     Attributes:
         analysis: what the query is.
         place: where the table is, and how a delta gets in.
-        stages_sources: whether the sources' changes are brought to the coordinator first, so that they join anything (F23).
+        stages_joins: whether what joins is brought to the coordinator first, so that it joins in any way (F23).
         full_moment: at which moment the query is recomputed: NEW, exactly at the cut; NOW, under a lock on the sources, where
             Citus cannot plan the other.
         reason: why it has to be recomputed each time; empty if not.
@@ -40,7 +43,7 @@ class Plan:
 
     analysis: Analysis
     place: Place
-    stages_sources: bool = False
+    stages_joins: bool = False
     full_moment: Moment = Moment.NEW
     reason: str = ""
 
@@ -107,18 +110,6 @@ def kept_distribution(analysis: Analysis) -> tuple[str, Source] | None:
     return None
 
 
-def has_join(rows: Rows | None) -> bool:
-    """Whether somewhere below several tables are joined, or one is read more than once."""
-    if isinstance(rows, Derived):
-        return has_join(rows.rows)
-    if isinstance(rows, UnionAll):
-        return any(has_join(part) for part in rows.parts)
-    if isinstance(rows, (Project, Aggregate)):
-        items = rows.rows.items
-        return len(items) > 1 or any(has_join(item.rows) for item in items)
-    return False
-
-
 def make_window(plan: Plan, *, old: Mapping[int, Cut | None], new: Cut, changed: Iterable[int]) -> Window:
     """The window between where a stream table stopped and now.
 
@@ -136,20 +127,21 @@ def make_window(plan: Plan, *, old: Mapping[int, Cut | None], new: Cut, changed:
                 source.relid in has,
                 old.get(source.relid),
                 new,
-                staged(f"__pgt_source_{number}") if plan.stages_sources and source.relid in has else None,
             )
-            for number, source in enumerate(plan.sources)
+            for source in plan.sources
         }
     )
 
 
-def stage_sources(statements: Statements, window: Window) -> None:
-    """Bring the changes of each source into a temporary table of the coordinator, where the plan wants it."""
-    for number, mine in enumerate(window.sources.values()):
-        if mine.staged is not None:
-            columns = tuple(column.name for column in mine.source.columns)
-            query = replace(mine, staged=None).images(columns, mine.within(), sign=1)
-            statements.run(f"the changes of {mine.source.qualified}", stage_query(f"__pgt_source_{number}", query))
+def stage(statements: Statements, plan: Plan, window: Window) -> Window:
+    """Bring the parts of joins to the coordinator, where the plan wants it."""
+    if not plan.stages_joins:
+        return window
+
+    def make(purpose: str, name: str, query: sql.Composed) -> None:
+        statements.run(purpose, stage_query(name, query))
+
+    return stage_joins(make, plan.analysis.target.rows, window)
 
 
 def choose_plan(
@@ -182,6 +174,9 @@ def choose_plan(
                 transaction(connection, has_citus=has_citus, is_repeatable=False),
             ):
                 _try_delta(connection, candidate)
+        except NotIncrementalError as error:
+            problem = str(error)
+            continue
         except psycopg.Error as error:
             if connection.closed:
                 raise
@@ -189,7 +184,10 @@ def choose_plan(
             continue
         return replace(candidate, full_moment=_full_moment(connection, candidate, has_citus=has_citus))
     return Plan(
-        analysis, Place(table, Way.STAGED, distribution_column), reason=f"a delta that Citus cannot plan: {problem}"
+        analysis,
+        Place(table, Way.STAGED, distribution_column),
+        full_moment=Moment.NOW,
+        reason=f"a delta that Citus cannot plan: {problem}",
     )
 
 
@@ -198,19 +196,19 @@ def _candidates(
 ) -> Iterable[Plan]:
     target = analysis.target
     has_distributed = any(source.is_distributed for source in analysis.tables)
-    joins = has_distributed and has_join(target.rows)
+    joins = has_distributed and any(True for _ in joins_of(target.rows))
     if placement == "local" and not has_distributed:
         yield Plan(analysis, Place(table, Way.MERGE))
         return
     if placement == "local":
-        yield Plan(analysis, Place(table, Way.STAGED_MERGE), stages_sources=joins)
+        yield Plan(analysis, Place(table, Way.STAGED_MERGE), stages_joins=joins)
         return
     place = Place(table, Way.STAGED, distribution_column)
     if placement == "distributed" and distribution_column is not None and not distribution_column.startswith("__pgt_"):
         is_linear = isinstance(target, GroupTarget) and not target.looks_again
         if is_linear or (target.rows is not None and target.rows.is_unique() and target.strategy == "rows"):
             yield Plan(analysis, replace(place, way=Way.MERGE))
-    yield Plan(analysis, place, stages_sources=joins)
+    yield Plan(analysis, place, stages_joins=joins)
 
 
 def empty_cut() -> Cut:
@@ -218,12 +216,26 @@ def empty_cut() -> Cut:
     return Cut({0: "9223372036854775807:9223372036854775807:"}, 1 << 40)
 
 
+class _Checked(Statements):
+    """Runs statements, but for those that Citus would read at several times what has to be read at once."""
+
+    def __init__(self, connection: psycopg.Connection[Any], plan: Plan) -> None:
+        super().__init__(connection)
+        self._checked = tuple(source for source in plan.sources if source.is_distributed)
+        self._on = connection
+
+    def run(self, purpose: str, query: sql.Composed) -> int:
+        if self._checked:
+            refuse_reading_apart(self._on, query, self._checked)
+        return super().run(purpose, query)
+
+
 def _try_delta(connection: psycopg.Connection[Any], plan: Plan) -> None:
     cut = empty_cut()
     relids = [source.relid for source in plan.sources]
     window = make_window(plan, old=dict.fromkeys(relids, cut), new=cut, changed=relids)
-    statements = Statements(connection)
-    stage_sources(statements, window)
+    statements = _Checked(connection, plan)
+    window = stage(statements, plan, window)
     plan.analysis.target.apply(statements, plan.place, window)
 
 

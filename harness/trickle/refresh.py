@@ -17,7 +17,7 @@ from harness.trickle.catalog import Refresh, StreamTable
 from harness.trickle.delta.window import Moment, SourceWindow, Window
 from harness.trickle.frontier import COORDINATOR, Cut
 from harness.trickle.nodes import Workers, read_cut
-from harness.trickle.plans import Plan, make_window, stage_sources
+from harness.trickle.plans import Plan, make_window, stage
 from harness.trickle.session import Statements, transaction
 from harness.trickle.storage import has_shape, reshape
 from harness.trickle.targets.target import Applied, insert_query
@@ -96,7 +96,7 @@ def refresh(
                 raise
         except _FillUnderLockError as error:
             forced = error.choice
-        except (OutOfStepError, psycopg.errors.CheckViolation) as error:
+        except (OutOfStepError, psycopg.errors.NotNullViolation) as error:
             if forced:
                 raise
             forced = _again(f"the delta did not fit the table ({_first_line(error)})")
@@ -220,7 +220,7 @@ class _Run:
             applied, strategy = self._fill(window), "swap"
         else:
             statements = Statements(self._connection)
-            stage_sources(statements, window)
+            window = stage(statements, self._plan, window)
             applied = self._plan.analysis.target.apply(statements, self._plan.place, window)
             strategy = self._plan.strategy
         self._write(choice, new, lsn, pending, changes, applied, strategy)

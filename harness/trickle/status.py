@@ -73,7 +73,7 @@ def fetch_status(connection: psycopg.Connection[Any], stream_table: StreamTable,
     Raises:
         ServerGoneError: a worker does not answer.
     """
-    captured = [d for d in stream_table.dependencies if d.captured is not None]
+    captured = [d for d in stream_table.dependencies if d.is_captured and d.captured is not None]
     sources = fetch_sources(connection, [d.relid for d in captured])
     pending = {source.qualified: _pending(connection, stream_table, source) for source in sources}
     names = [source.stable_name for source in sources]

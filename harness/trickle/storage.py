@@ -170,5 +170,3 @@ def reshape(connection: psycopg.Connection[Any], relid: int, table: sql.Identifi
         nullable = sql.SQL("SET NOT NULL") if column.is_not_null else sql.SQL("DROP NOT NULL")
         connection.execute(sql.SQL("ALTER TABLE {} ALTER COLUMN {} {}").format(table, sql.Identifier(name), nullable))
     connection.execute(sql.SQL("ALTER TABLE {} ADD UNIQUE ({})").format(table, listed(shape.key)))
-    for check in shape.checks:
-        connection.execute(sql.SQL("ALTER TABLE {} ADD CHECK ({})").format(table, check))

@@ -103,6 +103,9 @@ class StreamTables:
             home = choose_home(self._connection, analysis, placement, has_citus=self._has_citus)
             made = self._make(sql.Identifier(schema, table), analysis, home, schedule, mode, plain_query(query), None)
             try:
+                reason = self._plan(made).reason if analysis.is_incremental else ""
+                if reason:
+                    made = self._make_recomputed(made, analysis, home, reason)
                 self.refresh(made.qualified, initiated_by="INITIAL")
             except BaseException:
                 # Nothing of it may stay; what hinders that is said by the error that is on its way.
@@ -110,6 +113,18 @@ class StreamTables:
                     self.drop(made.qualified)
                 raise
         return self._known(made.relid)
+
+    def _make_recomputed(self, made: StreamTable, analysis: Analysis, home: Home, reason: str) -> StreamTable:
+        """Make it again for recomputing, where it turned out that Citus takes its delta in no way."""
+        if made.mode == "DIFFERENTIAL":
+            raise QueryRefusedError(f"the query has no incremental form: {reason}", hint="use mode AUTO or FULL")
+        self._plans.pop(made.pgt_id, None)
+        again = recomputed(analysis, reason)
+        original = plain_query(made.original_query)
+        found = self._make(made.identifier, again, home, made.schedule, made.mode, original, made)
+        with self._connection.transaction():
+            self._remove_captures([dependency.relid for dependency in made.dependencies])
+        return found
 
     def _place(self, name: str) -> tuple[str, str]:
         schema, table = catalog.split_name(self._connection, name)
@@ -255,9 +270,8 @@ class StreamTables:
         analysis = check_query(self._connection, text, mode)
         if any(source.relid == before.relid for source in analysis.sources):
             raise QueryRefusedError(f"{before.qualified} cannot read itself", hint="read from its sources")
-        old = self._plan(before)
-        is_same = query is None and set(analysis.target.shape.columns) == set(old.analysis.target.shape.columns)
-        if is_same and analysis.is_incremental == old.is_incremental:
+        old = None if query is not None else self._plan(before)
+        if old is not None and self._is_same(old, analysis):
             self._connection.execute(
                 "UPDATE pgtrickle.pgt_stream_tables SET schedule = %s, refresh_mode = %s, updated_at = now() WHERE pgt_id = %s",
                 [schedule, mode, before.pgt_id],
@@ -275,7 +289,16 @@ class StreamTables:
                 hint="drop what depends on it, and make it again afterwards",
             ) from error
         self._plans.pop(before.pgt_id, None)
-        self._remove_unused(old)
+        with self._connection.transaction():
+            self._remove_captures([dependency.relid for dependency in before.dependencies])
+
+    @staticmethod
+    def _is_same(plan: Plan, analysis: Analysis) -> bool:
+        """Whether the storage and the capture of a plan serve an analysis as they are."""
+        return (
+            set(analysis.target.shape.columns) == set(plan.analysis.target.shape.columns)
+            and analysis.is_incremental == plan.is_incremental
+        )
 
     # refreshing
 
@@ -351,6 +374,8 @@ class StreamTables:
         analysis = analyze(self._connection, plain_query(stream_table.query))
         if stream_table.mode == "FULL":
             analysis = recomputed(analysis)
+        elif not any(dependency.is_captured for dependency in stream_table.dependencies):
+            analysis = recomputed(analysis, "a delta that Citus could not plan when it was made")
         plan = choose_plan(
             self._connection,
             analysis,
@@ -431,10 +456,6 @@ class StreamTables:
                     f"{found.qualified} is used: {error.diag.message_detail}", hint="drop that first, or use cascade"
                 ) from error
         self._plans.pop(found.pgt_id, None)
-
-    def _remove_unused(self, plan: Plan) -> None:
-        with self._connection.transaction():
-            self._remove_captures([source.relid for source in plan.analysis.sources])
 
     def _remove_captures(self, relids: list[int]) -> None:
         """End the capture of those of these sources that nobody reads changes of any more."""

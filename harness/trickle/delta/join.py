@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from harness.trickle.delta.rows import Rows, derived
+from harness.trickle.delta.rows import Rows, derived, names, select
 from harness.trickle.delta.window import WEIGHT, Moment, Window
 
 
@@ -39,16 +39,35 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Link:
+    """Two columns that a join holds equal, each as alias and name."""
+
+    left: tuple[str, str]
+    right: tuple[str, str]
+
+    def between(self, alias: str, others: frozenset[str]) -> tuple[str, tuple[str, str]] | None:
+        """The column of one item, and the column of one of the others that it equals."""
+        for mine, theirs in ((self.left, self.right), (self.right, self.left)):
+            if mine[0] == alias and theirs[0] in others:
+                return mine[1], theirs
+        return None
+
+
+@dataclass(frozen=True)
 class Join:
     """The items of a FROM clause, joined on conditions; their aliases stay visible.
 
     Attributes:
         items: in the order of the query.
         conditions: of all its JOIN .. ON.
+        links: columns that ON or WHERE hold equal.
+        number: which join of the query it is.
     """
 
     items: tuple[Item, ...]
     conditions: tuple[sql.Composable, ...] = ()
+    links: tuple[Link, ...] = ()
+    number: int = 0
 
     def sources(self) -> frozenset[int]:
         """OIDs of the tables that it reads."""
@@ -70,10 +89,19 @@ class Join:
             delta = item.rows.delta_query(window)
             if delta is None:
                 continue
-            before = [other.rows.at_query(Moment.OLD, window) for other in self.items[:place]]
-            after = [other.rows.at_query(Moment.NEW, window) for other in self.items[place + 1 :]]
-            terms.append(self._term([*before, delta, *after]))
+            queries = [delta if other == place else self.other_query(place, other, window) for other in range(len(self.items))]
+            terms.append(self._term([self._staged(place, other, window) or query for other, query in enumerate(queries)]))
         return terms
+
+    def other_query(self, changed: int, other: int, window: Window) -> sql.Composed:
+        """What one item is joined with when another one changed: what it held before, if it stands before it, and what it holds now."""
+        return self.items[other].rows.at_query(Moment.OLD if other < changed else Moment.NEW, window)
+
+    def _staged(self, changed: int, other: int, window: Window) -> sql.Composed | None:
+        table = window.staged.get((self.number, changed, other))
+        if table is None:
+            return None
+        return select([*names(self.items[other].rows.columns), WEIGHT], table)
 
     def is_plain(self, moment: Moment, window: Window) -> bool:
         """Whether each of its rows has the weight 1."""

@@ -23,8 +23,15 @@ class Scan(Rows):
 
     @classmethod
     def of(cls, source: Source, needed: frozenset[str]) -> Scan:
-        """A scan of some columns, in the table's own order; of the first one if none is needed."""
-        columns = tuple(column.name for column in source.columns if column.name in needed)
+        """A scan of some columns, in the table's own order; of the first one if none is needed.
+
+        A distributed table's distribution column is always among them: by it Citus sees that the table and what is taken back from it can
+        be read shard by shard, both in one statement on the worker. Without it, it reads them one after the other, and what commits in
+        between would be counted twice or not at all (docs/findings.md).
+        """
+        columns = tuple(
+            column.name for column in source.columns if column.name in needed or column.name == source.distribution_column
+        )
         return cls(columns or (source.columns[0].name,), source)
 
     def sources(self) -> frozenset[int]:
@@ -40,12 +47,10 @@ class Scan(Rows):
         return union_all([table, window.of(self.source).images(self.columns, beyond, sign=-1)])
 
     def delta_query(self, window: Window) -> sql.Composed | None:
-        """Its buffer's rows inside the window, or the temporary table that holds them."""
+        """Its buffer's rows inside the window."""
         mine = window.of(self.source)
         if not mine.has_changes:
             return None
-        if mine.staged is not None:
-            return select([*names(self.columns), WEIGHT], mine.staged)
         return mine.images(self.columns, mine.within(), sign=1)
 
     def is_plain(self, moment: Moment, window: Window) -> bool:

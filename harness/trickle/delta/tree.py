@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from psycopg import sql
@@ -14,7 +14,7 @@ from harness.trickle.delta.dialect import composed, parse, text_of
 from harness.trickle.delta.distinct import distinct
 from harness.trickle.delta.filter import Filter
 from harness.trickle.delta.functions import EXACT, INEXACT, Call
-from harness.trickle.delta.join import Item, Join
+from harness.trickle.delta.join import Item, Join, Link
 from harness.trickle.delta.project import Project
 from harness.trickle.delta.reasons import NotIncrementalError
 from harness.trickle.delta.rows import Rows, as_column, derived, select
@@ -68,6 +68,7 @@ class Catalog:
         refused: why a relation has no incremental form, by schema and name.
         aggregates: names of all aggregate functions, so that others than the five are recognised.
         types_of: the columns' types of a query, and whether each is an enum.
+        counter: an entry for each join that was met, so that each has a number.
     """
 
     sources: Mapping[tuple[str, str], Source]
@@ -75,6 +76,7 @@ class Catalog:
     refused: Mapping[tuple[str, str], str]
     aggregates: frozenset[str]
     types_of: TypesOf = field(repr=False)
+    counter: list[int] = field(default_factory=list, repr=False)
 
 
 @dataclass
@@ -201,7 +203,35 @@ def _from(node: exp.Select, scope: _Scope) -> Filter:
     aliases = [item.alias for item in items]
     if len(set(aliases)) < len(aliases):
         raise NotIncrementalError("an alias that is used twice")
-    return Filter(Join(tuple(items), tuple(conditions)), None if where is None else composed(exp.paren(where.this)))
+    equal = [condition for part in (from_, *(node.args.get("joins") or ())) for condition in _ons(part)]
+    links = tuple(link for condition in (*equal, where and where.this) if condition is not None for link in _links(condition, items))
+    scope.catalog.counter.append(len(items))
+    return Filter(
+        Join(tuple(items), tuple(conditions), links, len(scope.catalog.counter)),
+        None if where is None else composed(exp.paren(where.this)),
+    )
+
+
+def _ons(join: exp.Expression) -> Iterator[exp.Expression]:
+    """The conditions of a join and of those in its parentheses."""
+    for inner in join.find_all(exp.Join):
+        if inner.args.get("on") is not None:
+            yield inner.args["on"]
+
+
+def _links(condition: exp.Expression, items: Sequence[Item]) -> Iterator[Link]:
+    """The equalities of columns that a condition needs."""
+    node = _bare(condition)
+    if isinstance(node, exp.And):
+        yield from _links(node.left, items)
+        yield from _links(node.right, items)
+    elif isinstance(node, exp.EQ):
+        left, right = _bare(node.left), _bare(node.right)
+        known = {item.alias: item.rows.columns for item in items}
+        if isinstance(left, exp.Column) and isinstance(right, exp.Column) and left.table != right.table:
+            both = [(side.table, side.name) for side in (left, right)]
+            if all(name in known.get(alias, ()) for alias, name in both):
+                yield Link(*both)
 
 
 def _needed_columns(node: exp.Select) -> dict[str, frozenset[str]]:

@@ -34,14 +34,12 @@ class SourceWindow:
         has_changes: whether its buffer holds a row inside the window.
         old: where the last refresh stopped; None: there was none, and only NEW can be read.
         new: where this one stops. A local or reference source is read in the refresh's own snapshot, which is that cut.
-        staged: a temporary table that holds its changes, with weights; None: read from the buffer.
     """
 
     source: Source
     has_changes: bool
     old: Cut | None
     new: Cut
-    staged: sql.Identifier | None = None
 
     def _holds(self, cut: Cut) -> sql.Composed:
         xid = sql.SQL("{}.xid").format(_BUFFER)
@@ -124,9 +122,12 @@ class Window:
 
     Attributes:
         sources: by OID.
+        staged: temporary tables in place of what a join would read: by the join's number, the place of the item that changed and the
+            place of the item that is read (`harness.trickle.delta.staging`).
     """
 
     sources: Mapping[int, SourceWindow] = field(default_factory=dict)
+    staged: Mapping[tuple[int, int, int], sql.Identifier] = field(default_factory=dict)
 
     def beyond(self, source: Source, moment: Moment) -> sql.Composed | None:
         """Which rows of a source's buffer are in the table and not yet in it at that moment; None: none can be."""

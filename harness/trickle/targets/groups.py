@@ -10,7 +10,7 @@ from psycopg import sql
 from harness.errors import OutOfStepError
 from harness.trickle.delta.aggregate import Aggregate, group_hash
 from harness.trickle.delta.functions import Call, quotient
-from harness.trickle.delta.rows import as_column, derived, names, select
+from harness.trickle.delta.rows import as_column, derived, names, select, union_all
 from harness.trickle.delta.window import WEIGHT, Moment, Window
 from harness.trickle.sources import raw_expression
 from harness.trickle.targets.shape import COUNT, ROW_ID, Shape, StorageColumn, listed, of, same
@@ -105,9 +105,7 @@ class GroupTarget(Target):
             *hidden,
             StorageColumn(COUNT, "bigint", is_not_null=True),
         )
-        # A group without rows is no group; the only group of an aggregate without GROUP BY is there without any.
-        least = sql.SQL("{} > 0") if self.rows.has_groups else sql.SQL("{} >= 0")
-        return Shape(columns, (ROW_ID,), (least.format(sql.Identifier(COUNT)),))
+        return Shape(columns, (ROW_ID,))
 
     def _key_values(self) -> list[sql.Composable]:
         return names([key.name for key in self.rows.keys])
@@ -167,10 +165,13 @@ class GroupTarget(Target):
             elif slot.kind == "count":
                 number = _plus(old, new, slot.column)
             else:
-                # NULL of no row, as sum has it; the count beside it knows.
-                number = sql.SQL("CASE WHEN {} <> 0 THEN ({})::{} END").format(
-                    numbers["count"], _plus(old, new, slot.column), raw_expression(slot.type_text)
-                )
+                # NULL of no row, as sum has it; the count beside it knows. A change may take as many rows as it brings, and still move
+                # the sum of a group that is there.
+                total = _plus(old, new, slot.column)
+                some = sql.SQL("{} <> 0").format(numbers["count"])
+                if old is None:
+                    some = sql.SQL("{} OR {} <> 0").format(some, total)
+                number = sql.SQL("CASE WHEN {} THEN ({})::{} END").format(some, total, raw_expression(slot.type_text))
             numbers[slot.kind] = number
             found[slot.column] = number
         if call.function == "avg":
@@ -193,6 +194,16 @@ class GroupTarget(Target):
             for alias in aliases
         ]
         return sql.SQL(" AND ").join(checks) if checks else None
+
+    def _possible(self, count: sql.Composable, *aliases: str) -> sql.Composed:
+        """A group's count, or NULL where it cannot be: the column refuses it, the statement fails, and the table is filled anew."""
+        # A group without rows is no group; the only group of an aggregate without GROUP BY is there without any.
+        least = sql.SQL("{} > 0") if self.rows.has_groups else sql.SQL("{} >= 0")
+        conditions = [least.format(count)]
+        finite = self._finite(*aliases)
+        if finite is not None:
+            conditions.append(finite)
+        return sql.SQL("CASE WHEN {} THEN {} END").format(sql.SQL(" AND ").join(conditions), count)
 
     # the statements
 
@@ -252,20 +263,26 @@ class GroupTarget(Target):
         """Which groups may have lost their extreme value."""
         if not self.looks_again:
             return False
-        conditions = [
-            (sql.SQL("{} <= {}") if slot.call.function == "min" else sql.SQL("{} >= {}")).format(
-                of(_D, slot.lost_column), of(_T, slot.column)
+        extremes = [slot for slot in self.slots if slot.kind == "extremum"]
+
+        def lost(alias: str) -> sql.Composed:
+            return sql.SQL(" OR ").join(
+                (sql.SQL("{} <= {}") if slot.call.function == "min" else sql.SQL("{} >= {}")).format(
+                    of(_D, slot.lost_column), of(alias, slot.column)
+                )
+                for slot in extremes
             )
-            for slot in self.slots
-            if slot.kind == "extremum"
-        ]
-        query = select(
+
+        # What the table holds may be gone, and so may be what came within the window.
+        held = select(
             [of(_D, ROW_ID)],
             sql.SQL("{} AS {} JOIN {} AS {} ON {}").format(
                 staged(_DELTA), sql.Identifier(_D), place.table, sql.Identifier(_T), self._match(place, _T, _D)
             ),
-            where=sql.SQL("{} <> 0 AND ({})").format(_plus(_T, _D, COUNT), sql.SQL(" OR ").join(conditions)),
+            where=lost(_T),
         )
+        came = select([of(_D, ROW_ID)], sql.SQL("{} AS {}").format(staged(_DELTA), sql.Identifier(_D)), where=lost(_D))
+        query = union_all([held, came])
         return (
             runner.run("the groups that may have lost an extreme value", stage_query(_AGAIN, query)) > 0
             or runner.is_dry
@@ -283,10 +300,8 @@ class GroupTarget(Target):
     def _merge(self, runner: Runner, place: Place, rows: sql.Composed) -> Applied:
         combined = self._combined(_T, _D)
         fresh = self._combined(None, _D)
-        finite = self._finite(_T, _D)
-        if finite is not None:
-            # Below the check of the table, so that the statement fails and the table is filled anew.
-            combined[COUNT] = sql.SQL("CASE WHEN {} THEN {} ELSE -1 END").format(finite, combined[COUNT])
+        combined[COUNT] = self._possible(combined[COUNT], _T, _D)
+        fresh[COUNT] = self._possible(fresh[COUNT], _D)
         branches: list[sql.Composable] = []
         if self.rows.has_groups:
             branches.append(sql.SQL("WHEN MATCHED AND {} = 0 THEN DELETE").format(_plus(_T, _D, COUNT)))
@@ -294,7 +309,7 @@ class GroupTarget(Target):
         columns = [ROW_ID, *fresh]
         values = [of(_D, ROW_ID), *fresh.values()]
         branches.append(
-            sql.SQL("WHEN NOT MATCHED THEN INSERT ({}) VALUES ({})").format(listed(columns), sql.SQL(", ").join(values))
+            sql.SQL("WHEN NOT MATCHED AND {} <> 0 THEN INSERT ({}) VALUES ({})").format(of(_D, COUNT), listed(columns), sql.SQL(", ").join(values))
         )
         count = runner.run(
             "the groups follow",
@@ -316,10 +331,12 @@ class GroupTarget(Target):
         finite = self._finite(_T, "excluded")
         if finite is not None:
             conditions.append(finite)
+        # A group that came and went within the window changes its extremes and not its count, and was never here.
+        may_be_gone = (sql.SQL("{} <= 0") if self.looks_again else sql.SQL("{} < 0")).format(sql.Identifier(COUNT))
         expected = runner.fetch(
             "how many groups, and whether one may have gone",
-            sql.SQL("SELECT count(*), coalesce(bool_or({} < 0), false) FROM ({}) AS {}").format(
-                sql.Identifier(COUNT), rows, sql.Identifier(_D)
+            sql.SQL("SELECT count(*), coalesce(bool_or({}), false) FROM ({}) AS {}").format(
+                may_be_gone, rows, sql.Identifier(_D)
             ),
         )
         count = runner.run(
@@ -343,7 +360,7 @@ class GroupTarget(Target):
         gone: list[tuple[object, ...]] = []
         if self.rows.has_groups and (runner.is_dry or expected[0][1]):
             ids = select(
-                [sql.Identifier(ROW_ID)], derived(rows, _D), where=sql.SQL("{} < 0").format(sql.Identifier(COUNT))
+                [sql.Identifier(ROW_ID)], derived(rows, _D), where=may_be_gone
             )
             gone = runner.fetch(
                 "groups without rows go",

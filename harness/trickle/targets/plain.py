@@ -64,7 +64,6 @@ class RowTarget(Target):
                 StorageColumn(ORDINAL, "integer", is_not_null=True),
             ),
             (ROW_ID, ORDINAL),
-            (sql.SQL("{} >= 0").format(sql.Identifier(ORDINAL)),),
         )
 
     def _settled(self, query: sql.Composed, distribution_column: str | None = None) -> sql.Composed:
@@ -150,7 +149,7 @@ class RowTarget(Target):
     def _numbered_unique(self, rows: sql.Composed) -> sql.Composed:
         shown = names([ROW_ID, *(column.name for column in self._columns)])
         return select(
-            [*shown, WEIGHT, as_column(sql.SQL("(CASE WHEN abs({}) = 1 THEN 0 ELSE -1 END)").format(WEIGHT), _AT)],
+            [*shown, WEIGHT, as_column(sql.SQL("(CASE WHEN abs({}) = 1 THEN 0 END)").format(WEIGHT), _AT)],
             derived(rows, "__pgt_u"),
         )
 
@@ -168,7 +167,7 @@ class RowTarget(Target):
         """A row for each that comes or goes, with its ordinal: they come after the last one, and the last ones go."""
         shown = [of(_D, column) for column in (ROW_ID, *(c.name for c in self._columns), "__pgt_w")]
         found = sql.SQL("coalesce({}, 0)").format(of(_H, _FOUND))
-        at = sql.SQL("(CASE WHEN {w} > 0 THEN {c} + g.i - 1 ELSE {c} - g.i END)").format(w=of(_D, "__pgt_w"), c=found)
+        at = sql.SQL("(CASE WHEN {w} > 0 THEN {c} + g.i - 1 WHEN {c} >= g.i THEN {c} - g.i END)").format(w=of(_D, "__pgt_w"), c=found)
         tables = sql.SQL(
             "{} AS {} LEFT JOIN {} AS {} USING ({}) CROSS JOIN LATERAL generate_series(1, abs({})) AS g(i)"
         ).format(
@@ -186,8 +185,8 @@ class RowTarget(Target):
             self._match(place, _T, _D), of(_T, ORDINAL), of(_D, _AT), of(_D, "__pgt_w")
         )
         shown = [ROW_ID, *(column.name for column in self._columns)]
-        # A row that goes and is not there breaks the table's check on the ordinal, so that the table is filled anew.
-        ordinal = sql.SQL("CASE WHEN {} > 0 THEN {} ELSE -1 END").format(of(_D, "__pgt_w"), of(_D, _AT))
+        # A row that goes and is not there would come without an ordinal, which the column refuses: the table is filled anew.
+        ordinal = sql.SQL("CASE WHEN {} > 0 THEN {} END").format(of(_D, "__pgt_w"), of(_D, _AT))
         count = runner.run(
             "rows go and come",
             sql.SQL(
@@ -209,7 +208,7 @@ class RowTarget(Target):
         expected = runner.fetch(
             "how many rows go and come",
             sql.SQL(
-                "SELECT count(*) FILTER (WHERE {w} < 0), count(*) FILTER (WHERE {w} > 0), coalesce(bool_or({at} < 0), false) FROM ({r}) AS d"
+                "SELECT count(*) FILTER (WHERE {w} < 0), count(*) FILTER (WHERE {w} > 0), coalesce(bool_or({at} IS NULL OR {at} < 0), false) FROM ({r}) AS d"
             ).format(w=WEIGHT, at=sql.Identifier(_AT), r=rows),
         )
         going, coming, is_odd = expected[0] if expected else (1, 1, False)

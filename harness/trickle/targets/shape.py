@@ -1,4 +1,4 @@
-"""What a stream table's storage looks like: its columns, its key, its checks."""
+"""What a stream table's storage looks like: its columns and its key."""
 
 from __future__ import annotations
 
@@ -43,12 +43,10 @@ class Shape:
     Attributes:
         columns: in order.
         key: what is unique; a distributed table's distribution column is put before it.
-        checks: conditions that hold for every row, unless it was written by somebody else.
     """
 
     columns: tuple[StorageColumn, ...]
     key: tuple[str, ...]
-    checks: tuple[sql.Composable, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,7 +64,6 @@ class Shape:
             for column in self.columns
         ]
         items.append(sql.SQL("UNIQUE ({})").format(listed(self.unique_columns(distribution_column))))
-        items.extend(sql.SQL("CHECK ({})").format(check) for check in self.checks)
         return sql.SQL("CREATE TABLE {} ({})").format(table, sql.SQL(", ").join(items))
 
     def unique_columns(self, distribution_column: str | None) -> tuple[str, ...]:
