@@ -43,6 +43,13 @@ def _dsn() -> str:
     return dsn
 
 
+def _open() -> psycopg.Connection:
+    try:
+        return psycopg.connect(_dsn())
+    except psycopg.OperationalError as error:
+        raise CommandError(f"no connection to the database: {error}") from None
+
+
 def _is_mutating() -> bool:
     return not context.get_context().opts.get("dont_mutate")
 
@@ -90,12 +97,10 @@ def run_online() -> None:
     if isinstance(connection, Connection):
         _run(connection)
         return
-    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(_dsn()), poolclass=pool.NullPool)
+    engine = create_engine("postgresql+psycopg://", creator=_open, poolclass=pool.NullPool)
     try:
         with engine.connect() as own:
             _run(own)
-    except psycopg.OperationalError as error:
-        raise CommandError(f"no connection to the database: {error}") from None
     finally:
         engine.dispose()
 

@@ -15,12 +15,8 @@ from harness.chain import runner
 from harness.clusters import Cluster
 from harness.clusters.local import LocalCluster
 from harness.postgres import DsnNode, Node, Server
+from scenarios.upgrade.engine_storage import GUARDS
 
-GUARDS = tuple(
-    f"CREATE TRIGGER {name} BEFORE {events} ON {{0}} FOR EACH STATEMENT"
-    " EXECUTE FUNCTION pgtrickle._guard_stream_table()"
-    for name, events in (("pgt_guard", "INSERT OR UPDATE OR DELETE"), ("pgt_guard_truncate", "TRUNCATE"))
-)
 Connection = psycopg.Connection[TupleRow]
 WRITES = (
     "INSERT INTO {0} VALUES (1000, 1)",
