@@ -67,8 +67,9 @@ class Analysis:
 
     @property
     def tables(self) -> tuple[Source, ...]:
-        """The sources whose changes can be captured."""
-        return tuple(source for source in self.sources if source.is_table)
+        """The sources whose changes count: tables, and of an incremental query those that its operators read."""
+        read = self.target.rows.sources() if self.target.rows is not None else None
+        return tuple(source for source in self.sources if source.is_table and (read is None or source.relid in read))
 
 
 def analyze(connection: psycopg.Connection[Any], query: sql.Composable) -> Analysis:

@@ -187,7 +187,7 @@ def choose_plan(
         analysis,
         Place(table, Way.STAGED, distribution_column),
         full_moment=Moment.NOW,
-        reason=f"a delta that Citus cannot plan: {problem}",
+        reason=f"a delta that {'Citus' if has_citus else 'PostgreSQL'} cannot plan: {problem}",
     )
 
 

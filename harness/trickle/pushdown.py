@@ -14,7 +14,9 @@ from harness.trickle.sources import Source
 
 def fetch_plan(connection: psycopg.Connection[Any], query: sql.Composable) -> Any:
     """The plan of a statement, as EXPLAIN (FORMAT JSON) has it; it is not run."""
-    row = connection.execute(sql.SQL("EXPLAIN (FORMAT JSON, COSTS OFF) {}").format(query)).fetchone()
+    # What Citus prepares for EXPLAIN goes with the savepoint.
+    with connection.transaction(force_rollback=True):
+        row = connection.execute(sql.SQL("EXPLAIN (FORMAT JSON, COSTS OFF) {}").format(query)).fetchone()
     return row[0] if row else []
 
 
@@ -59,10 +61,12 @@ def refuse_reading_apart(
         NotIncrementalError: it does; names the table.
         psycopg.Error: it cannot be planned.
     """
+    text = query.as_string(connection)
+    read = [source for source in sources if source.is_distributed and source.table.as_string(connection) in text]
+    if not read:
+        return
     jobs = list(relations_of_jobs(fetch_plan(connection, query)))
-    for source in sources:
-        if not source.is_distributed:
-            continue
+    for source in read:
         table, buffer = (_shards(connection, relation) for relation in (_table(source), source.buffer))
         for relations in jobs:
             if relations & table and not relations & buffer:

@@ -218,6 +218,9 @@ class _Run:
         self.is_filling = choice.action != "DIFFERENTIAL"
         if self.is_filling:
             applied, strategy = self._fill(window), "swap"
+        elif not changed:
+            # What there is belongs to transactions that ended after the cut.
+            choice, applied, strategy = _Choice("NO_DATA", "no source changed before the cut"), Applied(), ""
         else:
             statements = Statements(self._connection)
             window = stage(statements, self._plan, window)

@@ -223,7 +223,7 @@ class StreamTables:
                     _source_type(source),
                     source.stable_name,
                     source.placement,
-                    analysis.is_incremental and source.is_table,
+                    analysis.is_incremental and source in analysis.tables,
                 ],
             )
 

@@ -164,7 +164,8 @@ class Aggregate(Rows):
             )
             for moment, weight in ((Moment.NEW, 1), (Moment.OLD, -1))
         ]
-        return sql.SQL("WITH {} AS MATERIALIZED ({}) {} UNION ALL {}").format(_AFFECTED, affected, *halves)
+        changed = sql.SQL("WITH {} AS MATERIALIZED ({}) {} UNION ALL {}").format(_AFFECTED, affected, *halves)
+        return select([*names(self.columns), WEIGHT], derived(changed, "__pgt_g"))
 
     def is_plain(self, moment: Moment, window: Window) -> bool:
         return True
