@@ -1,4 +1,4 @@
-"""What a cut takes beside an open transaction: a frontier of sequence values loses it, one of snapshots does not (D5)."""
+"""What a cut takes beside an open transaction: a frontier of sequence values loses it, one of snapshots does not"""
 
 from __future__ import annotations
 

@@ -91,6 +91,8 @@ def conditions(draw: st.DrawFn, columns: Sequence[Value], depth: int = 1) -> sql
 @st.composite
 def aggregates(draw: st.DrawFn, columns: Sequence[Value], kind: Kind | None = None) -> Value:
     """count, sum, avg, min or max; sometimes with FILTER or DISTINCT."""
+    if kind is not None and not (kind.has_order or kind.is_number):  # nothing yields it but a constant
+        return Value(sql.SQL("CASE WHEN count(*) > 2 THEN {} END").format(draw(literals(kind))), kind)
     found = draw(_calls(columns, kind))
     if draw(st.integers(0, 3)) == 0:
         condition = draw(conditions(columns, depth=0))
@@ -117,8 +119,6 @@ def _calls(draw: st.DrawFn, columns: Sequence[Value], kind: Kind | None) -> Valu
     if kind is not None:
         choices = [choice for choice in choices if choice[1] == kind]
         if not choices:
-            if kind.has_order:
-                return Value(sql.SQL("max({})").format(draw(values(columns, kind)).text), kind)
-            return Value(sql.SQL("CASE WHEN count(*) > 2 THEN {} END").format(draw(literals(kind))), kind)
+            return Value(sql.SQL("max({})").format(draw(values(columns, kind)).text), kind)
     template, result = draw(st.sampled_from(choices))
     return Value(sql.SQL(template).format(argument.text), result)

@@ -24,11 +24,11 @@ pytestmark = pytest.mark.timeout(1800)
 
 
 @contextmanager
-def _player(node: Node) -> Iterator[Player]:
+def _player(node: Node, *, on_citus: bool = False) -> Iterator[Player]:
     upgrade(node.dsn())
     with node.connect() as connection, node.connect() as writer, StreamTables(connection) as stream_tables:
         writer.execute(MAKE_MOOD)
-        yield Player(connection, writer, stream_tables)
+        yield Player(connection, writer, stream_tables, on_citus=on_citus)
 
 
 def _play(player: Player, count: int, start: int, *, on_citus: bool, is_incremental: bool = True) -> Tally:
@@ -53,7 +53,8 @@ def _assert_worth_something(tally: Tally, count: int) -> None:
     """The cases were what they should be, or their success says nothing."""
     seen = tally.seen
     assert seen["cases"] >= 0.6 * count, tally
-    assert seen["refresh DIFFERENTIAL"] >= seen["cases"], tally
+    assert seen["refresh DIFFERENTIAL"] >= 0.5 * seen["cases"], tally
+    assert seen["recomputed"] <= 0.4 * seen["cases"], tally
     assert seen["statements"] > 2 * seen["statements that broke a rule"], tally
     for operator in ("join", "aggregate", "distinct", "subquery", "cte", "union all", "having"):
         assert seen[operator] >= 0.02 * count, f"{operator}: {tally}"
@@ -69,7 +70,7 @@ def test_random_queries_stay_equal_on_postgresql(database: Node, property_cases:
 @pytest.mark.citus(">= 13")
 def test_random_queries_stay_equal_on_citus(citus_database: Cluster, property_cases: int, property_seed: int) -> None:
     count = max(1, property_cases // 5)
-    with _player(citus_database.coordinator) as player:
+    with _player(citus_database.coordinator, on_citus=True) as player:
         _assert_worth_something(_play(player, count, property_seed, on_citus=True), count)
 
 
