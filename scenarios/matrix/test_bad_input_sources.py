@@ -102,7 +102,7 @@ def test_columnar_stream_table_is_refused_and_says_why(citus_database: Cluster) 
         orders.create(stage.connection, "distributed")
         stage.run("SET default_table_access_method = columnar")
         try:
-            with pytest.raises(RefusedError, match="(?i)columnar"):
+            with pytest.raises(RefusedError, match=r"(?i)columnar"):
                 stage.tables.create("totals", TOTALS, placement="local")
         finally:
             stage.run("RESET default_table_access_method")
