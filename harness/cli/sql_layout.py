@@ -19,8 +19,8 @@ _STARTERS = frozenset(
     | {"JOIN", "LEFT", "RIGHT", "FULL", "CROSS", "INNER", "USING", "VALUES", "RETURNING", "WHEN", "SET"}
 )
 _JOINING = frozenset(["LEFT", "RIGHT", "FULL", "CROSS", "INNER", "OUTER"])
-# After these a starter goes on with what was begun: DELETE FROM, IS DISTINCT FROM.
-_KEEPS_ON = frozenset(["DELETE", "DISTINCT", "WITHIN"])
+# After these a starter goes on with what was begun: DELETE FROM, IS DISTINCT FROM, WITHIN GROUP.
+_KEEPS_ON = frozenset({("DELETE", "FROM"), ("DISTINCT", "FROM"), ("WITHIN", "GROUP")})
 
 
 def laid_out(statement: str) -> str:
@@ -84,7 +84,7 @@ class _Layout:
             return True
         if word == "JOIN" and self._last_word in _JOINING:
             return False
-        return self._last_word not in _KEEPS_ON and before in {" ", ")"} and word != "WITH"
+        return (self._last_word, word) not in _KEEPS_ON and before in {" ", ")"} and word != "WITH"
 
     def _other(self, char: str) -> None:
         if char == "(":

@@ -30,8 +30,9 @@ def test_clauses_and_subqueries_begin_lines() -> None:
 
 
 def test_when_begins_a_line_in_merge_and_none_in_case() -> None:
-    text = "MERGE INTO t USING s ON a WHEN MATCHED THEN UPDATE SET x = CASE WHEN y THEN 1 END WHEN NOT MATCHED THEN z"
-    assert [line.split()[0] for line in laid_out(text).splitlines()] == ["MERGE", "USING", "WHEN", "SET", "WHEN"]
+    text = "MERGE INTO t USING s ON a WHEN b THEN UPDATE SET x = CASE WHEN y THEN 1 END WHEN c THEN DELETE WHEN z"
+    beginnings = [line.split()[0] for line in laid_out(text).splitlines()]
+    assert beginnings == ["MERGE", "USING", "WHEN", "SET", "WHEN", "WHEN"]
 
 
 @pytest.mark.parametrize(
