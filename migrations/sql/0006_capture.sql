@@ -96,6 +96,20 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION pgtrickle._captured_lists(relid oid, new_row text, old_row text,
+                                                     OUT new_names text, OUT new_values text, OUT old_names text, OUT old_values text)
+LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $function$
+    -- A source's columns as the buffer names them and as the body of a capture function reads them, each after a comma.
+    -- new_row and old_row are what that body calls the two images.
+    SELECT coalesce(string_agg(format(', %I', ('new_' || (c ->> 'name'))::name), '' ORDER BY place), ''),
+           coalesce(string_agg(format(', %s.%I', new_row, c ->> 'name'), '' ORDER BY place), ''),
+           coalesce(string_agg(format(', %I', ('old_' || (c ->> 'name'))::name), '' ORDER BY place), ''),
+           coalesce(string_agg(format(', %s.%I', old_row, c ->> 'name'), '' ORDER BY place), '')
+    FROM jsonb_array_elements(pgtrickle._source_columns(relid)) WITH ORDINALITY AS e(c, place)
+$function$;
+
 CREATE OR REPLACE FUNCTION pgtrickle._row_capture_source(relid oid, buffer name) RETURNS text
 LANGUAGE plpgsql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
@@ -103,17 +117,9 @@ AS $function$
 -- The body for a source that is a partition itself: rows come to it through its parents, whose statements fire no statement trigger
 -- of its own, so it keeps a row trigger, as 0.2 has it. It writes what the statement triggers write.
 DECLARE
-    new_names text;
-    old_names text;
-    new_values text;
-    old_values text;
+    lists record;
 BEGIN
-    SELECT coalesce(string_agg(format(', %I', ('new_' || (c ->> 'name'))::name), '' ORDER BY place), ''),
-           coalesce(string_agg(format(', %I', ('old_' || (c ->> 'name'))::name), '' ORDER BY place), ''),
-           coalesce(string_agg(format(', NEW.%I', c ->> 'name'), '' ORDER BY place), ''),
-           coalesce(string_agg(format(', OLD.%I', c ->> 'name'), '' ORDER BY place), '')
-    INTO new_names, old_names, new_values, old_values
-    FROM jsonb_array_elements(pgtrickle._source_columns(relid)) WITH ORDINALITY AS e(c, place);
+    SELECT * INTO lists FROM pgtrickle._captured_lists(relid, 'NEW', 'OLD');
     RETURN format($body$
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
@@ -128,7 +134,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END;
-$body$, buffer, new_names, old_names, new_values, old_values);
+$body$, buffer, lists.new_names, lists.old_names, lists.new_values, lists.old_values);
 END
 $function$;
 
@@ -166,28 +172,20 @@ AS $function$
 -- The body of the function behind a source's statement triggers. It declares nothing whose name could be a column's.
 DECLARE
     shard_key CONSTANT name := pgtrickle._shard_key(relid);
-    new_names text;
-    old_names text;
-    new_values text;
-    old_values text;
+    lists record;
 BEGIN
     IF pgtrickle._is_partition(relid) THEN
         RETURN pgtrickle._row_capture_source(relid, buffer);
     END IF;
-    SELECT coalesce(string_agg(format(', %I', ('new_' || (c ->> 'name'))::name), '' ORDER BY place), ''),
-           coalesce(string_agg(format(', %I', ('old_' || (c ->> 'name'))::name), '' ORDER BY place), ''),
-           coalesce(string_agg(format(', n.%I', c ->> 'name'), '' ORDER BY place), ''),
-           coalesce(string_agg(format(', o.%I', c ->> 'name'), '' ORDER BY place), '')
-    INTO new_names, old_names, new_values, old_values
-    FROM jsonb_array_elements(pgtrickle._source_columns(relid)) WITH ORDINALITY AS e(c, place);
+    SELECT * INTO lists FROM pgtrickle._captured_lists(relid, 'n', 'o');
     IF placement = 'distributed' THEN
         IF shard_key IS NOT NULL THEN
-            new_names := new_names || ', shard_key';
-            old_names := old_names || ', shard_key';
-            new_values := new_values || format(', n.%I', shard_key);
-            old_values := old_values || format(', o.%I', shard_key);
+            lists.new_names := lists.new_names || ', shard_key';
+            lists.old_names := lists.old_names || ', shard_key';
+            lists.new_values := lists.new_values || format(', n.%I', shard_key);
+            lists.old_values := lists.old_values || format(', o.%I', shard_key);
         END IF;
-        RETURN pgtrickle._distributed_source(buffer, new_names, new_values, old_names, old_values);
+        RETURN pgtrickle._distributed_source(buffer, lists.new_names, lists.new_values, lists.old_names, lists.old_values);
     END IF;
     RETURN format($body$
 BEGIN
@@ -203,7 +201,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END;
-$body$, buffer, new_names, old_names, new_values, old_values);
+$body$, buffer, lists.new_names, lists.old_names, lists.new_values, lists.old_values);
 END
 $function$;
 
@@ -493,7 +491,7 @@ END
 $function$;
 
 REVOKE ALL ON FUNCTION pgtrickle._type_below(oid, integer), pgtrickle._source_columns(oid), pgtrickle._shard_key(oid), pgtrickle._is_partition(oid), pgtrickle._captured_relations(oid),
-    pgtrickle._row_capture_source(oid, name),
+    pgtrickle._captured_lists(oid, text, text), pgtrickle._row_capture_source(oid, name),
     pgtrickle._distributed_source(name, text, text, text, text), pgtrickle._statement_source(oid, name, text),
     pgtrickle._buffer_shard(text, name), pgtrickle._make_buffer(oid, text, text, text), pgtrickle._set_triggers(oid, text, boolean),
     pgtrickle._set_function(oid, text), pgtrickle._sync_columns(oid, text, jsonb), pgtrickle.resync_capture(oid),

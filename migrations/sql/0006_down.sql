@@ -17,6 +17,7 @@ DROP FUNCTION pgtrickle._buffer_shard(text, name);
 DROP FUNCTION pgtrickle._statement_source(oid, name, text);
 DROP FUNCTION pgtrickle._distributed_source(name, text, text, text, text);
 DROP FUNCTION pgtrickle._row_capture_source(oid, name);
+DROP FUNCTION pgtrickle._captured_lists(oid, text, text);
 DROP FUNCTION pgtrickle._captured_relations(oid);
 DROP FUNCTION pgtrickle._is_partition(oid);
 DROP FUNCTION pgtrickle._shard_key(oid);
