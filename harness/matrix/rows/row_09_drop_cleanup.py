@@ -69,6 +69,7 @@ def run(cluster: Cluster) -> RowReport:
         stage.tables.create("totals", TOTALS, schedule=None, mode="DIFFERENTIAL", placement="distributed")
         orders.churn(stage.connection)
         refresh_all(stage, ["totals"])
+        stage.require_count(orders.table.identifier, len(orders.rows), "orders")
         require_totals(stage, orders)
         return stage.report()
 
