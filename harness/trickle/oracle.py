@@ -91,7 +91,7 @@ class Difference:
         return f"{self.missing} rows missing, {self.extra} extra{shown}"
 
 
-def compare(connection: psycopg.Connection[Any], name: str) -> Difference:
+def compare(connection: psycopg.Connection[Any], name: str, *, as_text: bool = False) -> Difference:
     """Compare a stream table's visible columns with its query, as multisets, both ways.
 
     Columns whose names begin with ``__pgt_`` are left out. Types without equality are compared as text; float8 by 9
@@ -101,6 +101,8 @@ def compare(connection: psycopg.Connection[Any], name: str) -> Difference:
         connection: to the coordinator. Outside a transaction both sides are read in one snapshot of it (REPEATABLE
             READ); on Citus each worker has its own snapshots: nobody may write meanwhile.
         name: ``schema.table`` or ``table``, as SQL writes it.
+        as_text: compare every column as text, so that 1.0 and 1.00 differ, which SQL holds for equal. For queries that
+            hand values on as they are; a group's or an aggregate's value may be written either way.
 
     Returns:
         How many rows differ, and some of them.
@@ -122,7 +124,10 @@ def compare(connection: psycopg.Connection[Any], name: str) -> Difference:
         is_citus = connection.execute(_CITUS_QUERY).fetchone() != (None,)
         if is_citus:  # joins that are not colocated (F23)
             connection.execute("SELECT pg_catalog.set_config('citus.enable_repartition_joins', 'on', true)")
-        columns = [(str(column), str(how)) for column, how in connection.execute(_COLUMNS_QUERY, [name, name])]
+        columns = [
+            (str(column), "text" if as_text else str(how))
+            for column, how in connection.execute(_COLUMNS_QUERY, [name, name])
+        ]
         # The catalog holds it as PostgreSQL wrote it back, so it is one query and nothing else.
         query = sql.SQL(cast("LiteralString", found[2].strip().rstrip(";")))
         _require_as_many(connection, name, query, len(columns))

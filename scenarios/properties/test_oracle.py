@@ -97,6 +97,14 @@ def test_oracle_what_is_no_difference_is_none(connection: DeadlineConnection, ch
     assert compare(connection, "kept").is_equal
 
 
+def test_oracle_as_text_tells_equal_values_apart(connection: DeadlineConnection) -> None:
+    assert compare(connection, "kept", as_text=True).is_equal
+    connection.execute("UPDATE kept SET amount = 1.500 WHERE id = 1")
+    assert compare(connection, "kept").is_equal
+    found = compare(connection, "kept", as_text=True)
+    assert (found.missing, found.extra) == (2, 2)
+
+
 def test_oracle_values_without_equality_are_compared_as_text(connection: DeadlineConnection) -> None:
     connection.execute("CREATE DOMAIN document AS json")
     connection.execute(
