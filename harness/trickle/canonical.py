@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -110,7 +110,7 @@ def plain_query(query: str) -> sql.SQL:
         text = text[:-1].rstrip()
     if not text:
         raise BadInputError("the query is empty", hint="pass one SELECT")
-    return sql.SQL(cast("LiteralString", text))
+    return sql.SQL(text)
 
 
 def describe(connection: psycopg.Connection[Any], query: sql.Composable) -> tuple[OutputColumn, ...]:

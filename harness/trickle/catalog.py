@@ -140,7 +140,8 @@ class Refresh:
 
 
 def _row(row: Sequence[Any]) -> StreamTable:
-    *plain, dependencies = row
+    plain: Any = row[:-1]
+    dependencies = row[-1]
     return StreamTable(
         *plain,
         tuple(
@@ -206,21 +207,34 @@ def split_name(connection: psycopg.Connection[Any], name: str) -> tuple[str | No
     return (None, parts[0]) if len(parts) == 1 else (parts[0], parts[1])
 
 
-def find(connection: psycopg.Connection[Any], name: str) -> StreamTable:
-    """The stream table of a name as SQL writes it.
+def find_number(connection: psycopg.Connection[Any], name: str) -> tuple[int, int]:
+    """The number and the storage's OID of the stream table of a name as SQL writes it.
 
     Raises:
         BadInputError: it is no name.
         StreamTableNotFoundError: there is no such stream table.
     """
-    schema, table = split_name(connection, name)
-    wanted = sql.Identifier(table) if schema is None else sql.Identifier(schema, table)
-    row = connection.execute("SELECT to_regclass(%s)::oid::bigint", [wanted.as_string(connection)]).fetchone()
-    found = fetch_by_relid(connection, int(row[0])) if row and row[0] is not None else None
-    if found is None:
+    try:
+        row = connection.execute(
+            "SELECT t.pgt_id, t.pgt_relid::bigint FROM pgtrickle.pgt_stream_tables t WHERE t.pgt_relid = to_regclass(%s)",
+            [name],
+        ).fetchone()
+    except psycopg.errors.InvalidName:
+        split_name(connection, name)
+        raise
+    if row is None:
+        split_name(connection, name)
         raise StreamTableNotFoundError(
             f"there is no stream table {name}", hint="`harness st list` shows those of this database"
         )
+    return int(row[0]), int(row[1])
+
+
+def find(connection: psycopg.Connection[Any], name: str) -> StreamTable:
+    """The stream table of a name as SQL writes it (errors: see `find_number`)."""
+    found = fetch_by_relid(connection, find_number(connection, name)[1])
+    if found is None:
+        raise StreamTableNotFoundError(f"stream table {name} was dropped a moment ago", hint="make it again")
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import psycopg
@@ -13,6 +13,33 @@ from harness.trickle.sources import Source
 
 # Who deletes waits for nobody: what stays is deleted after the next refresh.
 _LOCK_TIMEOUT = "100ms"
+
+
+def delete_own(
+    connection: psycopg.Connection[Any], pgt_id: int, sources: Iterable[Source], new: Mapping[int, Cut]
+) -> list[Source]:
+    """Delete what a refresh takes, in its own transaction, from the buffers that nobody else reads.
+
+    Args:
+        connection: in the refresh's transaction, its cut already read: who becomes a reader after this fills its table later than the cut.
+        pgt_id: whose refresh.
+        sources: its sources.
+        new: where it stops in each.
+
+    Returns:
+        The sources with other readers, whose rows go afterwards.
+    """
+    listed = list(sources)
+    rows = connection.execute(
+        "SELECT d.source_relid::bigint FROM pgtrickle.pgt_dependencies d"
+        " WHERE d.source_relid = ANY (%s::oid[]) AND d.is_captured AND d.pgt_id <> %s",
+        [[source.relid for source in listed], pgt_id],
+    ).fetchall()
+    shared = {int(row[0]) for row in rows}
+    for source in listed:
+        if source.relid not in shared:
+            connection.execute(_delete_query(source, [new[source.relid]]))
+    return [source for source in listed if source.relid in shared]
 
 
 def delete_consumed(connection: psycopg.Connection[Any], sources: Iterable[Source]) -> int:

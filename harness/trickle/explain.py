@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -12,7 +12,8 @@ from psycopg import sql
 from harness.trickle import costs
 from harness.trickle.catalog import StreamTable
 from harness.trickle.plans import Plan, empty_cut, make_window, stage
-from harness.trickle.session import Statements, transaction
+from harness.trickle.pushdown import fetch_plans
+from harness.trickle.session import Statements
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def explain(
     target = plan.analysis.target
     statements = Statements(connection, is_dry=True)
     old = {source.relid: stream_table.cut(source.stable_name) or empty_cut() for source in plan.sources}
-    window = make_window(plan, old=old, new=empty_cut(), changed=old)
+    window = make_window(plan, old=old, new=dict.fromkeys(old, empty_cut()), changed=old)
     if plan.is_incremental:
         window = stage(statements, plan, window)
         target.apply(statements, plan.place, window)
@@ -73,27 +74,23 @@ def explain(
         "DIFFERENTIAL" if plan.is_incremental else "FULL",
         reason,
         plan.strategy,
-        tuple(statements.seen),
+        tuple((purpose, query.as_string(connection)) for purpose, query in statements.seen),
         pushdown,
         plan.analysis.notes,
     )
 
 
-def _pushdown(connection: psycopg.Connection[Any], statements: list[tuple[str, str]]) -> tuple[str, ...]:
+def _pushdown(connection: psycopg.Connection[Any], statements: list[tuple[str, sql.Composed]]) -> tuple[str, ...]:
     found = []
-    with connection.transaction(force_rollback=True), transaction(connection, has_citus=True, is_repeatable=False):
-        for purpose, text in statements:
-            query = sql.SQL(cast("LiteralString", text))
-            try:
-                with connection.transaction():
-                    row = connection.execute(sql.SQL("EXPLAIN (FORMAT JSON, COSTS OFF) {}").format(query)).fetchone()
-                    # The tables that a statement makes are there for the next one to be planned.
-                    if text.startswith("CREATE"):
-                        connection.execute(query)
-            except psycopg.Error as error:
-                found.append(f"{purpose}: no plan: {error.diag.message_primary}")
-                continue
-            found.append(f"{purpose}: {_describe(row[0] if row else [])}")
+    for place, (purpose, _query) in enumerate(statements):
+        try:
+            plans = [plan for _place, plan in fetch_plans(connection, statements, only={place})]
+        except psycopg.Error as error:
+            if connection.closed:
+                raise
+            found.append(f"{purpose}: no plan: {error.diag.message_primary}")
+            continue
+        found.append(f"{purpose}: {_describe(plans)}")
     return tuple(found)
 
 

@@ -28,7 +28,8 @@ _STATE_QUERY = """
                      WHERE p.database = pg_catalog.current_database()
                        AND p.prepared < clock_timestamp() - make_interval(secs => 5)), '[]')::text"""
 _GROUPS_QUERY = """
-    SELECT n.groupid, n.nodename, n.nodeport FROM pg_catalog.pg_dist_node n
+    SELECT n.groupid, n.nodename, n.nodeport, (SELECT max(every.groupid) FROM pg_catalog.pg_dist_node every)
+    FROM pg_catalog.pg_dist_node n
     WHERE n.noderole = 'primary' AND n.isactive AND n.groupid <> 0 ORDER BY n.groupid"""
 
 
@@ -57,6 +58,8 @@ class Workers:
         self._open: dict[tuple[str, int], DeadlineConnection] = {}
         # Workers that this client cannot reach by itself: the coordinator asks them instead.
         self._unreachable: set[tuple[str, int]] = set()
+        #: The highest group that was known when the states were last read.
+        self.highest_group = 0
 
     def __enter__(self) -> Self:
         return self
@@ -78,10 +81,9 @@ class Workers:
         Raises:
             ServerGoneError: one does not answer; says which.
         """
-        groups = {
-            int(group): (str(host), int(port))
-            for group, host, port in self._coordinator.execute(_GROUPS_QUERY).fetchall()
-        }
+        rows = self._coordinator.execute(_GROUPS_QUERY).fetchall()
+        groups = {int(group): (str(host), int(port)) for group, host, port, _highest in rows}
+        self.highest_group = max((int(row[3]) for row in rows), default=0)
         asked: list[tuple[int, tuple[str, int], psycopg.Cursor[Any]]] = []
         found: dict[int, NodeState] = {}
         with contextlib.ExitStack() as stack:
@@ -111,7 +113,7 @@ class Workers:
             ServerGoneError: one does not answer.
         """
         found = []
-        for _group, host, port in self._coordinator.execute(_GROUPS_QUERY).fetchall():
+        for _group, host, port, _highest in self._coordinator.execute(_GROUPS_QUERY).fetchall():
             address = (str(host), int(port))
             connection = self._connection(address)
             if connection is None:
@@ -194,9 +196,8 @@ def read_cut(coordinator: psycopg.Connection[Any], own_snapshot: str, workers: W
         return Cut({0: own_snapshot})
     states = workers.read()
     refuse_unresolved(states)
-    row = coordinator.execute("SELECT coalesce(max(groupid), 0) FROM pg_catalog.pg_dist_node").fetchone()
     snapshots = {0: own_snapshot, **{group: state.snapshot for group, state in states.items()}}
-    return Cut(snapshots, max(int(row[0]) if row else 0, *snapshots))
+    return Cut(snapshots, workers.highest_group)
 
 
 def refuse_unresolved(states: Mapping[int, NodeState]) -> None:

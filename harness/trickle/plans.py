@@ -110,13 +110,13 @@ def kept_distribution(analysis: Analysis) -> tuple[str, Source] | None:
     return None
 
 
-def make_window(plan: Plan, *, old: Mapping[int, Cut | None], new: Cut, changed: Iterable[int]) -> Window:
+def make_window(plan: Plan, *, old: Mapping[int, Cut | None], new: Mapping[int, Cut], changed: Iterable[int]) -> Window:
     """The window between where a stream table stopped and now.
 
     Args:
         plan: whose.
         old: by source.
-        new: the cut of now.
+        new: likewise, where this refresh stops.
         changed: which sources have changes in it.
     """
     has = set(changed)
@@ -126,7 +126,7 @@ def make_window(plan: Plan, *, old: Mapping[int, Cut | None], new: Cut, changed:
                 source,
                 source.relid in has,
                 old.get(source.relid),
-                new,
+                new[source.relid],
             )
             for source in plan.sources
         }
@@ -169,11 +169,9 @@ def choose_plan(
     problem = ""
     for candidate in _candidates(analysis, table, placement, distribution_column):
         try:
-            with (
-                connection.transaction(force_rollback=True),
-                transaction(connection, has_citus=has_citus, is_repeatable=False),
-            ):
-                _try_delta(connection, candidate)
+            with transaction(connection, has_citus=has_citus, is_repeatable=False, is_undone=True):
+                statements = _try_delta(connection, candidate)
+            refuse_reading_apart(connection, statements, candidate.sources)
         except NotIncrementalError as error:
             problem = str(error)
             continue
@@ -182,7 +180,7 @@ def choose_plan(
                 raise
             problem = (error.diag.message_primary or str(error)).splitlines()[0]
             continue
-        return replace(candidate, full_moment=_full_moment(connection, candidate, has_citus=has_citus))
+        return replace(candidate, full_moment=_full_moment(connection, candidate))
     return Plan(
         analysis,
         Place(table, Way.STAGED, distribution_column),
@@ -216,41 +214,27 @@ def empty_cut() -> Cut:
     return Cut({0: "9223372036854775807:9223372036854775807:"}, 1 << 40)
 
 
-class _Checked(Statements):
-    """Runs statements, but for those that Citus would read at several times what has to be read at once."""
-
-    def __init__(self, connection: psycopg.Connection[Any], plan: Plan) -> None:
-        super().__init__(connection)
-        self._checked = tuple(source for source in plan.sources if source.is_distributed)
-        self._on = connection
-
-    def run(self, purpose: str, query: sql.Composed) -> int:
-        if self._checked:
-            refuse_reading_apart(self._on, query, self._checked)
-        return super().run(purpose, query)
-
-
-def _try_delta(connection: psycopg.Connection[Any], plan: Plan) -> None:
+def _try_delta(connection: psycopg.Connection[Any], plan: Plan) -> list[tuple[str, sql.Composed]]:
     cut = empty_cut()
     relids = [source.relid for source in plan.sources]
-    window = make_window(plan, old=dict.fromkeys(relids, cut), new=cut, changed=relids)
-    statements = _Checked(connection, plan)
+    cuts = dict.fromkeys(relids, cut)
+    window = make_window(plan, old=cuts, new=cuts, changed=relids)
+    statements = Statements(connection)
     window = stage(statements, plan, window)
     plan.analysis.target.apply(statements, plan.place, window)
+    return statements.seen
 
 
-def _full_moment(connection: psycopg.Connection[Any], plan: Plan, *, has_citus: bool) -> Moment:
+def _full_moment(connection: psycopg.Connection[Any], plan: Plan) -> Moment:
     if not plan.has_distributed:
         return Moment.NEW
     cut = empty_cut()
-    window = make_window(plan, old={}, new=cut, changed=())
-    query = sql.SQL("EXPLAIN {}").format(plan.analysis.target.full_query(Moment.NEW, window))
+    window = make_window(plan, old={}, new={source.relid: cut for source in plan.sources}, changed=())
+    query = plan.analysis.target.full_query(Moment.NEW, window)
     try:
-        with (
-            connection.transaction(force_rollback=True),
-            transaction(connection, has_citus=has_citus, is_repeatable=False),
-        ):
-            connection.execute(query)
+        refuse_reading_apart(connection, [("the query, recomputed", query)], plan.sources)
+    except NotIncrementalError:
+        return Moment.NOW
     except psycopg.Error:
         if connection.closed:
             raise

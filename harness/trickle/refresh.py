@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ from harness.trickle.frontier import COORDINATOR, Cut
 from harness.trickle.nodes import Workers, read_cut
 from harness.trickle.plans import Plan, make_window, stage
 from harness.trickle.session import Statements, transaction
+from harness.trickle.sources import Source
 from harness.trickle.storage import has_shape, reshape
 from harness.trickle.targets.target import Applied, insert_query
 
@@ -152,13 +153,21 @@ class _Run:
         self._begun = time.perf_counter()
         self._begun_at = datetime.now(UTC)
         must = self._must_fill(forced)
-        if must is None and self._mode != "FULL" and not self._has_anything():
-            return self._nothing()
+        found: dict[int, Pending] = {}
+        if must is None:
+            found = self._look()
+            if self._mode != "FULL" and not any(pending.row_count for pending in found.values()):
+                return self._nothing()
         has_plain = any(not source.is_distributed for source in self._plan.sources)
         with transaction(self._connection, has_citus=self._workers is not None, is_repeatable=has_plain):
-            done = self._inside(must)
-        cleanup.delete_consumed(self._connection, self._plan.sources)
-        return done
+            done, left = self._inside(must, found)
+        if left:
+            cleanup.delete_consumed(self._connection, left)
+        return replace(done, elapsed_ms=self._elapsed_ms)
+
+    @property
+    def _elapsed_ms(self) -> float:
+        return (time.perf_counter() - self._begun) * 1000
 
     def _must_fill(self, forced: _Choice | None) -> _Choice | None:
         if forced is not None:
@@ -175,14 +184,32 @@ class _Run:
             return _Choice("REINITIALIZE", "it has never stopped at a snapshot of one of its sources")
         return None
 
-    def _has_anything(self) -> bool:
-        """Whether a buffer holds a row that is not in the last cut: one query a source, and no node is asked (F32, F33)."""
-        for source in self._plan.sources:
-            mine = SourceWindow(source, True, self._old[source.relid], Cut({COORDINATOR: "3:3:"}))
-            query = sql.SQL("SELECT 1 FROM {} AS __pgt_b WHERE {} LIMIT 1").format(source.buffer, mine.since())
-            if self._connection.execute(query).fetchone() is not None:
-                return True
-        return False
+    def _look(self) -> dict[int, Pending]:
+        """What the buffers hold beyond the last cut: one query a source, and no node is asked for its snapshot (F32, F33).
+
+        Of a distributed source all that is seen here ended before the cut of this refresh, so it counts. Of the others only whether there
+        is anything: they are counted in the refresh's own snapshot.
+        """
+        return {source.relid: self._look_at(source) for source in self._plan.sources}
+
+    def _look_at(self, source: Source) -> Pending:
+        old = self._old[source.relid]
+        if old is None:
+            return Pending()
+        since = SourceWindow(source, True, old, old).since()
+        if source.is_distributed:
+            return self._count(source, since)
+        query = sql.SQL("SELECT 1 FROM {} AS __pgt_b WHERE {} LIMIT 1").format(source.buffer, since)
+        return Pending(len(self._connection.execute(query).fetchall()))
+
+    def _count(self, source: Source, condition: sql.Composed) -> Pending:
+        seq_id = sql.SQL("max(__pgt_b.seq_id)") if source.is_distributed else sql.SQL("NULL")
+        row = self._connection.execute(
+            sql.SQL(
+                "SELECT count(*), count(*) FILTER (WHERE __pgt_b.action = 'T'), {} FROM {} AS __pgt_b WHERE {}"
+            ).format(seq_id, source.buffer, condition)
+        ).fetchone()
+        return Pending(int(row[0]), bool(row[1]), row[2]) if row else Pending()
 
     def _nothing(self) -> Refresh:
         reason = "no source changed"
@@ -197,7 +224,8 @@ class _Run:
 
     # inside the transaction
 
-    def _inside(self, must: _Choice | None) -> Refresh:
+    def _inside(self, must: _Choice | None, found: Mapping[int, Pending]) -> tuple[Refresh, list[Source]]:
+        """The refresh, and the sources whose consumed rows are still there."""
         if self._plan.full_moment is Moment.NOW and must is not None:
             self._lock_sources()
         row = self._connection.execute(
@@ -205,40 +233,38 @@ class _Run:
         ).fetchone()
         snapshot, lsn = (str(row[0]), str(row[1])) if row else ("", "")
         asks_workers = self._plan.has_distributed and self._workers is not None
-        new = read_cut(self._connection, snapshot, self._workers if asks_workers else None)
-        pending = {
-            source.relid: self._pending(source.relid, new) for source in self._plan.sources if self._old[source.relid]
-        }
-        changes = sum(found.row_count for found in pending.values())
+        now = read_cut(self._connection, snapshot, self._workers if asks_workers else None)
+        pending = dict(found)
+        for source in self._plan.sources:
+            if pending.get(source.relid, Pending()).row_count and not source.is_distributed:
+                pending[source.relid] = self._count(
+                    source, SourceWindow(source, True, self._old[source.relid], now).within()
+                )
+        changes = sum(one.row_count for one in pending.values())
         choice = must or self._choose(pending, changes)
-        if must is None and choice.action != "DIFFERENTIAL" and self._plan.full_moment is Moment.NOW:
-            raise _FillUnderLockError(choice)
-        changed = [relid for relid, found in pending.items() if found.row_count]
-        window = make_window(self._plan, old=self._old, new=new, changed=changed)
         self.is_filling = choice.action != "DIFFERENTIAL"
+        if must is None and self.is_filling and self._plan.full_moment is Moment.NOW:
+            raise _FillUnderLockError(choice)
+        new = {source.relid: self._stop(source, pending, now) for source in self._plan.sources}
+        changed = [relid for relid, one in pending.items() if one.row_count]
+        window = make_window(self._plan, old=self._old, new=new, changed=changed)
         if self.is_filling:
             applied, strategy = self._fill(window), "swap"
-        elif not changed:
-            # What there is belongs to transactions that ended after the cut.
-            choice, applied, strategy = _Choice("NO_DATA", "no source changed before the cut"), Applied(), ""
         else:
             statements = Statements(self._connection)
             window = stage(statements, self._plan, window)
             applied = self._plan.analysis.target.apply(statements, self._plan.place, window)
             strategy = self._plan.strategy
+        left = cleanup.delete_own(self._connection, self._table.pgt_id, self._plan.sources, new)
         self._write(choice, new, lsn, pending, changes, applied, strategy)
-        return self._result(choice.action, choice.reason, changes, applied, strategy)
+        return self._result(choice.action, choice.reason, changes, applied, strategy), left
 
-    def _pending(self, relid: int, new: Cut) -> Pending:
-        source = next(source for source in self._plan.sources if source.relid == relid)
-        mine = SourceWindow(source, True, self._old[relid], new)
-        seq_id = sql.SQL("max(__pgt_b.seq_id)") if source.is_distributed else sql.SQL("NULL")
-        row = self._connection.execute(
-            sql.SQL(
-                "SELECT count(*), count(*) FILTER (WHERE __pgt_b.action = 'T'), {} FROM {} AS __pgt_b WHERE {}"
-            ).format(seq_id, source.buffer, mine.within())
-        ).fetchone()
-        return Pending(int(row[0]), bool(row[1]), row[2]) if row else Pending()
+    def _stop(self, source: Source, pending: Mapping[int, Pending], now: Cut) -> Cut:
+        """Where this refresh stops in a source: a distributed one that had nothing when it was looked at stays where it was."""
+        old = self._old[source.relid]
+        if self.is_filling or old is None or not source.is_distributed or pending[source.relid].row_count:
+            return now
+        return old
 
     def _choose(self, pending: Mapping[int, Pending], changes: int) -> _Choice:
         if self._mode == "FULL":
@@ -274,19 +300,19 @@ class _Run:
     def _write(
         self,
         choice: _Choice,
-        new: Cut,
+        new: Mapping[int, Cut],
         lsn: str,
         pending: Mapping[int, Pending],
         changes: int,
         applied: Applied,
         strategy: str,
     ) -> None:
-        elapsed_ms = (time.perf_counter() - self._begun) * 1000
+        elapsed_ms = self._elapsed_ms
         at = f"{int(self._begun_at.timestamp())}Z"
         entries = {}
         for source in self._plan.sources:
             found = pending.get(source.relid, Pending())
-            entries[source.stable_name] = new.as_entry(
+            entries[source.stable_name] = new[source.relid].as_entry(
                 lsn=lsn,
                 at=at,
                 seq_id=_seq_id(self._table, source.stable_name, found) if source.is_distributed else None,
@@ -317,9 +343,15 @@ class _Run:
         )
 
     def _result(self, action: str, reason: str, changes: int, applied: Applied, strategy: str) -> Refresh:
-        elapsed_ms = (time.perf_counter() - self._begun) * 1000
         return Refresh(
-            self._table.qualified, action, reason, changes, applied.inserted, applied.deleted, elapsed_ms, strategy
+            self._table.qualified,
+            action,
+            reason,
+            changes,
+            applied.inserted,
+            applied.deleted,
+            self._elapsed_ms,
+            strategy,
         )
 
 

@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from harness.errors import BadInputError, LockedError
-from harness.trickle.storage import let_refresh_write
+from harness.trickle.storage import refresh_settings
 
 # The class of this project's advisory locks; the second key is the stream table's number.
 LOCK_CLASS = 0x7067_7443
@@ -50,24 +50,31 @@ def alone(connection: psycopg.Connection[Any], pgt_id: int, name: str) -> Iterat
 
 
 @contextmanager
-def transaction(connection: psycopg.Connection[Any], *, has_citus: bool, is_repeatable: bool) -> Iterator[None]:
+def transaction(
+    connection: psycopg.Connection[Any], *, has_citus: bool, is_repeatable: bool, is_undone: bool = False
+) -> Iterator[None]:
     """A transaction of a refresh.
 
     Args:
         connection: in autocommit.
         has_citus: whether there are workers.
         is_repeatable: whether all its statements read one snapshot of this node.
+        is_undone: whether it is rolled back in any case.
     """
-    with connection.transaction():
-        if is_repeatable:
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        let_refresh_write(connection, is_on_workers=has_citus)
-        # SET and not set_config(): a SELECT would take the transaction's snapshot before the sources are locked.
-        connection.execute("SET LOCAL search_path = pg_catalog")
-        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
+    with connection.transaction(force_rollback=is_undone):
+        # SET and not set_config(): a SELECT would take the transaction's snapshot before the sources are locked. One round trip.
+        settings: list[sql.Composable] = (
+            [sql.SQL("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")] if is_repeatable else []
+        )
+        settings += refresh_settings(is_on_workers=has_citus)
+        settings += [
+            sql.SQL("SET LOCAL search_path = pg_catalog"),
+            sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)),
+        ]
         if has_citus:
             # Joins that are not colocated (F23), as a person would have to allow them.
-            connection.execute("SET LOCAL citus.enable_repartition_joins = on")
+            settings.append(sql.SQL("SET LOCAL citus.enable_repartition_joins = on"))
+        connection.execute(sql.SQL("; ").join(settings))
         yield
 
 
@@ -82,18 +89,17 @@ class Statements:
     def __init__(self, connection: psycopg.Connection[Any], *, is_dry: bool = False) -> None:
         self._connection = connection
         self.is_dry = is_dry
-        self.seen: list[tuple[str, str]] = []
+        self.seen: list[tuple[str, sql.Composed]] = []
 
-    def run(self, purpose: str, query: sql.Composable) -> int:
+    def run(self, purpose: str, query: sql.Composed) -> int:
         """Run a statement; how many rows it was about."""
         self._note(purpose, query)
-        return 0 if self.is_dry else max(self._connection.execute(query).rowcount, 0)  # type: ignore[arg-type]
+        return 0 if self.is_dry else max(self._connection.execute(query).rowcount, 0)
 
-    def fetch(self, purpose: str, query: sql.Composable) -> list[tuple[Any, ...]]:
+    def fetch(self, purpose: str, query: sql.Composed) -> list[tuple[Any, ...]]:
         """Run a query; its rows."""
         self._note(purpose, query)
-        return [] if self.is_dry else self._connection.execute(query).fetchall()  # type: ignore[arg-type]
+        return [] if self.is_dry else self._connection.execute(query).fetchall()
 
-    def _note(self, purpose: str, query: sql.Composable) -> None:
-        if self.is_dry:
-            self.seen.append((purpose, query.as_string(self._connection)))
+    def _note(self, purpose: str, query: sql.Composed) -> None:
+        self.seen.append((purpose, query))

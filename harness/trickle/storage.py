@@ -106,11 +106,10 @@ def guard(connection: psycopg.Connection[Any], table: sql.Identifier, placement:
         )
 
 
-def let_refresh_write(connection: psycopg.Connection[Any], *, is_on_workers: bool) -> None:
-    """Open the guard for the caller's transaction, on the workers too where Citus writes there."""
-    if is_on_workers:
-        connection.execute("SET LOCAL citus.propagate_set_commands = 'local'")
-    connection.execute("SET LOCAL pgtrickle.refreshing = 'on'")
+def refresh_settings(*, is_on_workers: bool) -> list[sql.SQL]:
+    """What opens the guard for a transaction, on the workers too where Citus writes there."""
+    on_workers = [sql.SQL("SET LOCAL citus.propagate_set_commands = 'local'")] if is_on_workers else []
+    return [*on_workers, sql.SQL("SET LOCAL pgtrickle.refreshing = 'on'")]
 
 
 def has_shape(connection: psycopg.Connection[Any], relid: int, shape: Shape) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -320,13 +321,13 @@ class StreamTables:
             UnresolvedTransactionError, HashCollisionError, ServerGoneError: see `harness.trickle.refresh`.
         """
         refuse_busy(self._connection)
-        found = catalog.find(self._connection, name)
+        pgt_id, relid = catalog.find_number(self._connection, name)
         if mode is not None:
             mode = check_words(None, mode, "auto")[1]
-        if found.status == "SUSPENDED":
-            raise RefusedError(f"{found.qualified} is suspended", hint="resume it first: harness st resume")
-        with alone(self._connection, found.pgt_id, found.qualified), self._understood(found.qualified):
-            found = self._known(found.relid)
+        with alone(self._connection, pgt_id, name), self._understood(name):
+            found = self._known(relid)
+            if found.status == "SUSPENDED":
+                raise RefusedError(f"{found.qualified} is suspended", hint="resume it first: harness st resume")
             begun_at = datetime.now(UTC)
             try:
                 plan = self._plan(found)
@@ -457,19 +458,19 @@ class StreamTables:
                 ) from error
         self._plans.pop(found.pgt_id, None)
 
-    def _remove_captures(self, relids: list[int]) -> None:
+    def _remove_captures(self, relids: Sequence[int]) -> None:
         """End the capture of those of these sources that nobody reads changes of any more."""
         self._connection.execute(
             "SELECT pgtrickle.remove_capture(k.source_relid) FROM pgtrickle.pgt_change_tracking k WHERE k.source_relid = ANY (%s::oid[])"
             " AND NOT EXISTS (SELECT FROM pgtrickle.pgt_dependencies d WHERE d.source_relid = k.source_relid AND d.is_captured)",
-            [relids],
+            [builtins.list(relids)],
         )
 
     def list(self) -> list[StreamTable]:
         """All stream tables, by schema and name."""
         return catalog.fetch_all(self._connection)
 
-    def status(self, name: str | None = None) -> list[Status]:
+    def status(self, name: str | None = None) -> builtins.list[Status]:
         """How far behind stream tables are, and who holds them.
 
         Args:

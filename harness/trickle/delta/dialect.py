@@ -8,7 +8,7 @@ from psycopg import sql
 from sqlglot import exp
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import SqlglotError
-from sqlglot.tokens import TokenType
+from sqlglot.parsers.postgres import PostgresParser
 
 from harness.trickle.delta.reasons import NotIncrementalError
 
@@ -19,16 +19,14 @@ _KNOWN_FUNCTIONS = ("COUNT", "SUM", "AVG", "MIN", "MAX", "COALESCE", "GREATEST",
 class Canonical(Postgres):
     """What ``pg_get_viewdef`` writes: names resolved, stars expanded, casts explicit."""
 
-    class Parser(Postgres.Parser):
+    class Parser(PostgresParser):
         """Reads a call of an unknown function as just that."""
 
         FUNCTIONS: ClassVar = {
-            name: parser for name, parser in Postgres.Parser.FUNCTIONS.items() if name in _KNOWN_FUNCTIONS
+            name: parser for name, parser in PostgresParser.FUNCTIONS.items() if name in _KNOWN_FUNCTIONS
         }
         NO_PAREN_FUNCTION_PARSERS: ClassVar = {
-            name: parser
-            for name, parser in Postgres.Parser.NO_PAREN_FUNCTION_PARSERS.items()
-            if name in ("ANY", "CASE")
+            name: parser for name, parser in PostgresParser.NO_PAREN_FUNCTION_PARSERS.items() if name in ("ANY", "CASE")
         }
 
 
@@ -44,7 +42,7 @@ def parse(query: str) -> exp.Expression:
         raise NotIncrementalError("a construct that the SQL parser does not know", str(error).splitlines()[0]) from None
     if len(found) != 1 or found[0] is None:
         raise NotIncrementalError("a construct that the SQL parser does not know")
-    return cast("exp.Expression", found[0])
+    return found[0]
 
 
 def text_of(node: exp.Expression) -> str:
@@ -58,7 +56,4 @@ def composed(node: exp.Expression) -> sql.SQL:
     It began as PostgreSQL's own deparse of the defining query, which the owner of the stream table wrote, and
     `harness.trickle.canonical` has seen that PostgreSQL reads both texts as the same query.
     """
-    return sql.SQL(cast("LiteralString", text_of(node)))
-
-
-__all__ = ["Canonical", "TokenType", "composed", "parse", "text_of"]
+    return sql.SQL(text_of(node))

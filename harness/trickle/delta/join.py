@@ -89,8 +89,12 @@ class Join:
             delta = item.rows.delta_query(window)
             if delta is None:
                 continue
-            queries = [delta if other == place else self.other_query(place, other, window) for other in range(len(self.items))]
-            terms.append(self._term([self._staged(place, other, window) or query for other, query in enumerate(queries)]))
+            queries = [
+                delta if other == place else self.other_query(place, other, window) for other in range(len(self.items))
+            ]
+            terms.append(
+                self._term([self._staged(place, other, window) or query for other, query in enumerate(queries)])
+            )
         return terms
 
     def other_query(self, changed: int, other: int, window: Window) -> sql.Composed:

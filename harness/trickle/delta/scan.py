@@ -30,7 +30,9 @@ class Scan(Rows):
         between would be counted twice or not at all (docs/findings.md).
         """
         columns = tuple(
-            column.name for column in source.columns if column.name in needed or column.name == source.distribution_column
+            column.name
+            for column in source.columns
+            if column.name in needed or column.name == source.distribution_column
         )
         return cls(columns or (source.columns[0].name,), source)
 

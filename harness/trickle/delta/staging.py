@@ -112,5 +112,7 @@ def _reduced(join: Join, place: int, staged: Mapping[str, sql.Identifier], query
     return select(
         [*names(rows.columns), WEIGHT],
         derived(query, _X),
-        where=sql.SQL("{} IN (SELECT {} FROM {})").format(sql.Identifier(_X, column), sql.Identifier(other), staged[alias]),
+        where=sql.SQL("{} IN (SELECT {} FROM {})").format(
+            sql.Identifier(_X, column), sql.Identifier(other), staged[alias]
+        ),
     )

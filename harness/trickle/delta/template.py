@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import LiteralString, cast
 
 from psycopg import sql
 from sqlglot import exp
@@ -55,5 +54,5 @@ class Template:
             if number % 2:
                 parts.append(sql.SQL("({})").format(values[part]))
             elif part:
-                parts.append(sql.SQL(cast("LiteralString", part)))
+                parts.append(sql.SQL(part))
         return sql.Composed(parts)

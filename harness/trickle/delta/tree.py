@@ -134,8 +134,8 @@ def _set_operation(node: exp.SetOperation, scope: _Scope, columns: Sequence[str]
     if not isinstance(node, exp.Union):
         raise NotIncrementalError("EXCEPT" if isinstance(node, exp.Except) else "INTERSECT")
     _refuse_parts(node)
-    first = _query(node.left, scope, columns)
-    second = _query(node.right, scope, first.columns)
+    first = _query(node.args["this"], scope, columns)
+    second = _query(node.args["expression"], scope, first.columns)
     both = UnionAll(first.columns, (first, second))
     return _distinct(both, scope) if node.args.get("distinct") else both
 
@@ -204,7 +204,12 @@ def _from(node: exp.Select, scope: _Scope) -> Filter:
     if len(set(aliases)) < len(aliases):
         raise NotIncrementalError("an alias that is used twice")
     equal = [condition for part in (from_, *(node.args.get("joins") or ())) for condition in _ons(part)]
-    links = tuple(link for condition in (*equal, where and where.this) if condition is not None for link in _links(condition, items))
+    links = tuple(
+        link
+        for condition in (*equal, where and where.this)
+        if condition is not None
+        for link in _links(condition, items)
+    )
     scope.catalog.counter.append(len(items))
     return Filter(
         Join(tuple(items), tuple(conditions), links, len(scope.catalog.counter)),
@@ -223,10 +228,10 @@ def _links(condition: exp.Expression, items: Sequence[Item]) -> Iterator[Link]:
     """The equalities of columns that a condition needs."""
     node = _bare(condition)
     if isinstance(node, exp.And):
-        yield from _links(node.left, items)
-        yield from _links(node.right, items)
+        yield from _links(node.args["this"], items)
+        yield from _links(node.args["expression"], items)
     elif isinstance(node, exp.EQ):
-        left, right = _bare(node.left), _bare(node.right)
+        left, right = _bare(node.args["this"]), _bare(node.args["expression"])
         known = {item.alias: item.rows.columns for item in items}
         if isinstance(left, exp.Column) and isinstance(right, exp.Column) and left.table != right.table:
             both = [(side.table, side.name) for side in (left, right)]
@@ -273,9 +278,7 @@ def _add(
 
 def _inside(node: exp.Expression) -> exp.Expression:
     while isinstance(node, (exp.Subquery, exp.Paren)):
-        if node.args.get("joins") and not isinstance(node.this, exp.Query):
-            return node.this
-        node = node.this
+        node = node.args["this"]
     return node
 
 

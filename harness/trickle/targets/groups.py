@@ -309,7 +309,9 @@ class GroupTarget(Target):
         columns = [ROW_ID, *fresh]
         values = [of(_D, ROW_ID), *fresh.values()]
         branches.append(
-            sql.SQL("WHEN NOT MATCHED AND {} <> 0 THEN INSERT ({}) VALUES ({})").format(of(_D, COUNT), listed(columns), sql.SQL(", ").join(values))
+            sql.SQL("WHEN NOT MATCHED AND {} <> 0 THEN INSERT ({}) VALUES ({})").format(
+                of(_D, COUNT), listed(columns), sql.SQL(", ").join(values)
+            )
         )
         count = runner.run(
             "the groups follow",
@@ -359,9 +361,7 @@ class GroupTarget(Target):
             raise OutOfStepError(f"{expected[0][0]} groups changed and {count} were found", hint="it is filled anew")
         gone: list[tuple[object, ...]] = []
         if self.rows.has_groups and (runner.is_dry or expected[0][1]):
-            ids = select(
-                [sql.Identifier(ROW_ID)], derived(rows, _D), where=may_be_gone
-            )
+            ids = select([sql.Identifier(ROW_ID)], derived(rows, _D), where=may_be_gone)
             gone = runner.fetch(
                 "groups without rows go",
                 sql.SQL("DELETE FROM {} WHERE {} IN ({}) AND {} <= 0 RETURNING {}").format(

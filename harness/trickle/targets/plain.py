@@ -167,7 +167,9 @@ class RowTarget(Target):
         """A row for each that comes or goes, with its ordinal: they come after the last one, and the last ones go."""
         shown = [of(_D, column) for column in (ROW_ID, *(c.name for c in self._columns), "__pgt_w")]
         found = sql.SQL("coalesce({}, 0)").format(of(_H, _FOUND))
-        at = sql.SQL("(CASE WHEN {w} > 0 THEN {c} + g.i - 1 WHEN {c} >= g.i THEN {c} - g.i END)").format(w=of(_D, "__pgt_w"), c=found)
+        at = sql.SQL("(CASE WHEN {w} > 0 THEN {c} + g.i - 1 WHEN {c} >= g.i THEN {c} - g.i END)").format(
+            w=of(_D, "__pgt_w"), c=found
+        )
         tables = sql.SQL(
             "{} AS {} LEFT JOIN {} AS {} USING ({}) CROSS JOIN LATERAL generate_series(1, abs({})) AS g(i)"
         ).format(

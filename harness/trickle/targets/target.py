@@ -52,10 +52,10 @@ class Applied:
 class Runner(Protocol):
     """Who runs a target's statements, or only writes them down."""
 
-    def run(self, purpose: str, query: sql.Composable) -> int:
+    def run(self, purpose: str, query: sql.Composed) -> int:
         """Run a statement; how many rows it was about."""
 
-    def fetch(self, purpose: str, query: sql.Composable) -> list[tuple[Any, ...]]:
+    def fetch(self, purpose: str, query: sql.Composed) -> list[tuple[Any, ...]]:
         """Run a query; its rows."""
 
     @property
