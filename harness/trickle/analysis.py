@@ -174,6 +174,10 @@ class _Reading:
                 refused[name] = f"row security on {source.qualified}"
             elif source.has_children:
                 refused[name] = f"tables that inherit from {source.qualified}"
+            elif source.access_method not in {None, "heap"}:
+                refused[name] = f"{source.qualified}, a table that {source.access_method} keeps"
+            elif len({column.new_name for column in source.columns}) < len(source.columns):
+                refused[name] = f"columns of {source.qualified} whose names differ in their last bytes only"
         return refused
 
     def target(self) -> Target:

@@ -20,6 +20,8 @@ _PROBE = sql.Identifier("pg_temp", "__pgt_probe")
 _FUNCTION_FIELDS = re.compile(r":(?:funcid|opfuncid|aggfnoid|winfnoid) (\d+)")
 _OPERATOR_FIELDS = re.compile(r":opno (\d+)")
 _COLLATION_FIELDS = re.compile(r":(?:\w*collid|\w*collation) (\d+)")
+_TEXT_CAST = re.compile(r"\{COERCEVIAIO ")
+_RESULT_TYPE = re.compile(r":resulttype (\d+)")
 _TYPE_FIELDS = re.compile(r":(?:\w*type|\w*typeid|resulttype) (\d+)")
 
 
@@ -236,16 +238,17 @@ def notes_of(connection: psycopg.Connection[Any], tree: str) -> tuple[str, ...]:
     notes = []
     if "{SQLVALUEFUNCTION" in tree:
         notes.append("CURRENT_DATE or its like, which changes by itself")
-    if "{COERCEVIAIO" in tree:
-        # A cast by way of text uses the types' own output and input, which for dates and times follow the settings.
+    casts = list(_text_casts(tree))
+    if casts:
+        # Such a cast uses the types' own output and input, which for dates and times follow the settings.
         unsteady = connection.execute(
-            "SELECT string_agg(format_type(t.oid, NULL), ', ' ORDER BY t.oid) FROM pg_type t"
-            " JOIN pg_proc p ON p.oid = t.typoutput WHERE t.oid = ANY (%s::oid[]) AND p.provolatile <> 'i'"
-            " AND t.typtype = 'b' AND t.typcategory <> 'A'",
-            [_numbers(_TYPE_FIELDS, tree)],
+            "SELECT string_agg(DISTINCT format_type(t.oid, NULL), ', ') FROM pg_type t JOIN pg_proc o ON o.oid = t.typoutput"
+            " JOIN pg_proc i ON i.oid = t.typinput WHERE (t.oid = ANY (%s::oid[]) AND o.provolatile <> 'i' AND t.typtype = 'b')"
+            " OR (t.oid = ANY (%s::oid[]) AND i.provolatile <> 'i' AND t.typtype = 'b')",
+            [[source for source, _result in casts], [result for _source, result in casts]],
         ).fetchone()
         if unsteady is not None and unsteady[0] is not None:
-            notes.append(f"a cast by way of text beside {unsteady[0]}, which follows the session's settings")
+            notes.append(f"a cast between text and {unsteady[0]}, which follows the session's settings")
     loose = connection.execute(
         "SELECT string_agg(c.collname, ', ' ORDER BY c.collname) FROM pg_collation c"
         " WHERE c.oid = ANY (%s::oid[]) AND NOT c.collisdeterministic",
@@ -254,6 +257,23 @@ def notes_of(connection: psycopg.Connection[Any], tree: str) -> tuple[str, ...]:
     if loose is not None and loose[0] is not None:
         notes.append(f"collation {loose[0]}, which holds different texts for equal")
     return tuple(notes)
+
+
+def _text_casts(tree: str) -> Iterator[tuple[int, int]]:
+    """The types that each cast by way of text begins and ends with."""
+    for found in _TEXT_CAST.finditer(tree):
+        depth = 0
+        for place in range(found.start(), len(tree)):
+            depth += {"{": 1, "}": -1}.get(tree[place], 0)
+            if depth == 0:
+                node = tree[found.start() : place]
+                break
+        else:
+            node = tree[found.start() :]
+        inner = _TYPE_FIELDS.search(node)
+        result = _RESULT_TYPE.findall(node)
+        if inner is not None and result:
+            yield int(inner.group(1)), int(result[-1])
 
 
 def _numbers(fields: re.Pattern[str], tree: str) -> list[int]:

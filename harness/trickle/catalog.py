@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from harness.errors import BadInputError, StreamTableNotFoundError, UnsupportedVersionError
+from harness.errors import BadInputError, MissingPrivilegeError, StreamTableNotFoundError, UnsupportedVersionError
 from harness.trickle.frontier import Cut, read_cut
 
 # The revision that brought what this module reads.
@@ -144,7 +144,7 @@ def _row(row: Sequence[Any]) -> StreamTable:
     dependencies = row[-1]
     return StreamTable(
         *plain,
-        tuple(
+        dependencies=tuple(
             Dependency(int(relid), stable, placement, is_captured, None if captured is None else json.dumps(captured))
             for relid, stable, placement, is_captured, captured in dependencies
         ),
@@ -175,6 +175,12 @@ def check_catalog(connection: psycopg.Connection[Any]) -> None:
             found = None if row is None else str(row[0])
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         found = None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MissingPrivilegeError(
+            f"the catalog of database {connection.info.dbname!r} cannot be read: {error.diag.message_primary}",
+            hint="use the role that made it, or a superuser",
+            sqlstate=error.sqlstate,
+        ) from error
     if found is None or found < REVISION:
         raise UnsupportedVersionError(
             f"the catalog of database {connection.info.dbname!r} is at {found or 'no revision'}, and stream tables need {REVISION}",

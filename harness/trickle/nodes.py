@@ -81,6 +81,15 @@ class Workers:
         Raises:
             ServerGoneError: one does not answer; says which.
         """
+        try:
+            return self._read()
+        except ServerGoneError:
+            # A connection of before a restart is found dead when it is used: once more over new ones.
+            self.close()
+            self._unreachable.clear()
+            return self._read()
+
+    def _read(self) -> Mapping[int, NodeState]:
         rows = self._coordinator.execute(_GROUPS_QUERY).fetchall()
         groups = {int(group): (str(host), int(port)) for group, host, port, _highest in rows}
         self.highest_group = max((int(row[3]) for row in rows), default=0)

@@ -19,7 +19,8 @@ _RELATIONS_QUERY = """
            pgtrickle._shard_key(c.oid),
            coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_index x JOIN pg_attribute a
                      ON a.attrelid = x.indrelid AND a.attnum = ANY (x.indkey) WHERE x.indrelid = c.oid AND x.indisprimary), '{}'),
-           EXISTS (SELECT FROM pgtrickle.pgt_stream_tables t WHERE t.pgt_relid = c.oid)
+           EXISTS (SELECT FROM pgtrickle.pgt_stream_tables t WHERE t.pgt_relid = c.oid),
+           (SELECT m.amname FROM pg_am m WHERE m.oid = c.relam AND c.relkind = 'r')
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (%s::oid[]) ORDER BY c.oid"""
 _COLUMNS_QUERY = """
     SELECT a.attrelid, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated <> '',
@@ -69,6 +70,7 @@ class Source:
         key: the columns of its primary key.
         is_stream_table: whether it is one itself.
         columns: all of them.
+        access_method: what keeps its rows; None where it has none of its own.
     """
 
     relid: int
@@ -84,6 +86,7 @@ class Source:
     key: tuple[str, ...]
     is_stream_table: bool
     columns: tuple[SourceColumn, ...]
+    access_method: str | None = None
 
     @property
     def is_table(self) -> bool:
@@ -173,6 +176,7 @@ def fetch_sources(connection: psycopg.Connection[Any], relids: Iterable[int]) ->
             key=tuple(row[9]),
             is_stream_table=row[10],
             columns=tuple(columns.get(row[0], ())),
+            access_method=row[11],
         )
         for row in found
     )

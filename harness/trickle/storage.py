@@ -137,7 +137,7 @@ def reshape(connection: psycopg.Connection[Any], relid: int, table: sql.Identifi
         shape: what it has to be.
     """
     constraints = connection.execute(
-        "SELECT c.conname FROM pg_constraint c WHERE c.conrelid = %s AND c.contype IN ('u', 'c')", [relid]
+        "SELECT c.conname FROM pg_constraint c WHERE c.conrelid = %s AND c.contype IN ('p', 'u', 'c')", [relid]
     ).fetchall()
     for (name,) in constraints:
         connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table, sql.Identifier(name)))
@@ -168,4 +168,4 @@ def reshape(connection: psycopg.Connection[Any], relid: int, table: sql.Identifi
             )
         nullable = sql.SQL("SET NOT NULL") if column.is_not_null else sql.SQL("DROP NOT NULL")
         connection.execute(sql.SQL("ALTER TABLE {} ALTER COLUMN {} {}").format(table, sql.Identifier(name), nullable))
-    connection.execute(sql.SQL("ALTER TABLE {} ADD UNIQUE ({})").format(table, listed(shape.key)))
+    connection.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(table, listed(shape.key)))

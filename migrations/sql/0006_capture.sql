@@ -397,7 +397,7 @@ DECLARE
 BEGIN
     IF placement = 'distributed' THEN
         EXECUTE format('CREATE TABLE %s (seq_id bigint NOT NULL, action character(1) NOT NULL%s%s,
-                        xid xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id())', buffer, columns,
+                        xid xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id()) USING heap', buffer, columns,
                        (SELECT format(', shard_key %s', format_type(a.atttypid, a.atttypmod)) FROM pg_attribute a
                         WHERE a.attrelid = relid AND a.attname = shard_key));
         -- Without an identity it would stop every logical move of a shard in its group (F16).
@@ -406,7 +406,7 @@ BEGIN
                        CASE WHEN shard_key IS NOT NULL THEN 'shard_key' END, relid::regclass);
     ELSE
         EXECUTE format('CREATE TABLE %s (change_id bigserial, lsn pg_lsn NOT NULL, action character(1) NOT NULL, pk_hash bigint%s,
-                        xid xid8 DEFAULT pg_catalog.pg_current_xact_id())', buffer, columns);
+                        xid xid8 DEFAULT pg_catalog.pg_current_xact_id()) USING heap', buffer, columns);
     END IF;
     EXECUTE format('REVOKE ALL ON TABLE %s FROM PUBLIC', buffer);
 END

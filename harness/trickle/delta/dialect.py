@@ -42,7 +42,7 @@ def parse(query: str) -> exp.Expression:
         raise NotIncrementalError("a construct that the SQL parser does not know", str(error).splitlines()[0]) from None
     if len(found) != 1 or found[0] is None:
         raise NotIncrementalError("a construct that the SQL parser does not know")
-    return found[0]
+    return cast("exp.Expression", found[0])
 
 
 def text_of(node: exp.Expression) -> str:

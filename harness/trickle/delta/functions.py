@@ -124,7 +124,10 @@ class Call:
         if self.function == "count":
             return self.count()
         if self.function == "sum":
-            return sql.SQL("({})::{}").format(self.total(), raw_expression(self.result_type))
+            # Of rows that all met their counterparts the sum is 0, and sum has to be NULL.
+            return sql.SQL("(CASE WHEN {} <> 0 THEN {} END)::{}").format(
+                self.count(), self.total(), raw_expression(self.result_type)
+            )
         return sql.SQL("({})::{}").format(
             quotient(self.total(), self.count(), self.base_type), raw_expression(self.result_type)
         )

@@ -260,7 +260,7 @@ def _add(
     items: list[Item],
     conditions: list[sql.Composable],
 ) -> None:
-    if isinstance(node, exp.Paren) or (isinstance(node, exp.Subquery) and not isinstance(_inside(node), exp.Query)):
+    if isinstance(node, exp.Paren) or (isinstance(node, exp.Subquery) and _is_join(node.this)):
         if node.args.get("alias"):
             raise NotIncrementalError("an alias of a whole join")
         _add(node.this, scope, needed, items, conditions)
@@ -276,10 +276,11 @@ def _add(
         _add_join(join, scope, needed, items, conditions)
 
 
-def _inside(node: exp.Expression) -> exp.Expression:
-    while isinstance(node, (exp.Subquery, exp.Paren)):
-        node = node.args["this"]
-    return node
+def _is_join(node: exp.Expression) -> bool:
+    """Whether what stands in parentheses is a table or a join, and not a query."""
+    if isinstance(node, (exp.Subquery, exp.Paren)):
+        return bool(node.args.get("alias") or node.args.get("joins")) or _is_join(node.args["this"])
+    return not isinstance(node, exp.Query)
 
 
 def _add_join(

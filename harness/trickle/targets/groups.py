@@ -14,7 +14,17 @@ from harness.trickle.delta.rows import as_column, derived, names, select, union_
 from harness.trickle.delta.window import WEIGHT, Moment, Window
 from harness.trickle.sources import raw_expression
 from harness.trickle.targets.shape import COUNT, ROW_ID, Shape, StorageColumn, listed, of, same
-from harness.trickle.targets.target import Applied, Place, Runner, Target, Way, insert_query, stage_query, staged
+from harness.trickle.targets.target import (
+    Applied,
+    Place,
+    Runner,
+    Target,
+    Way,
+    insert_query,
+    run_merge,
+    stage_query,
+    staged,
+)
 
 _DELTA, _AGAIN = "__pgt_delta", "__pgt_again"
 _T, _D = "__pgt_t", "__pgt_d"
@@ -313,8 +323,10 @@ class GroupTarget(Target):
                 of(_D, COUNT), listed(columns), sql.SQL(", ").join(values)
             )
         )
-        count = runner.run(
+        return run_merge(
+            runner,
             "the groups follow",
+            place,
             sql.SQL("MERGE INTO {} AS {} USING ({}) AS {} ON {} {}").format(
                 place.table,
                 sql.Identifier(_T),
@@ -324,7 +336,6 @@ class GroupTarget(Target):
                 sql.SQL(" ").join(branches),
             ),
         )
-        return Applied(count, count)
 
     def _upsert(self, runner: Runner, place: Place, rows: sql.Composed) -> Applied:
         fresh = self._combined(None, _D)

@@ -12,7 +12,17 @@ from harness.trickle.delta.rows import Rows, as_column, derived, names, select
 from harness.trickle.delta.window import WEIGHT, Moment, Window
 from harness.trickle.sources import raw_expression
 from harness.trickle.targets.shape import ORDINAL, ROW_ID, Shape, StorageColumn, of, same
-from harness.trickle.targets.target import Applied, Place, Runner, Target, Way, insert_query, stage_query, staged
+from harness.trickle.targets.target import (
+    Applied,
+    Place,
+    Runner,
+    Target,
+    Way,
+    insert_query,
+    run_merge,
+    stage_query,
+    staged,
+)
 
 _DELTA = "__pgt_delta"
 _T, _D, _H = "__pgt_t", "__pgt_d", "__pgt_h"
@@ -189,8 +199,10 @@ class RowTarget(Target):
         shown = [ROW_ID, *(column.name for column in self._columns)]
         # A row that goes and is not there would come without an ordinal, which the column refuses: the table is filled anew.
         ordinal = sql.SQL("CASE WHEN {} > 0 THEN {} END").format(of(_D, "__pgt_w"), of(_D, _AT))
-        count = runner.run(
+        return run_merge(
+            runner,
             "rows go and come",
+            place,
             sql.SQL(
                 "MERGE INTO {} AS {} USING ({}) AS {} ON {} WHEN MATCHED THEN DELETE"
                 " WHEN NOT MATCHED THEN INSERT ({}) VALUES ({})"
@@ -204,7 +216,6 @@ class RowTarget(Target):
                 sql.SQL(", ").join([*(of(_D, column) for column in shown), ordinal]),
             ),
         )
-        return Applied(count, count)
 
     def _write(self, runner: Runner, place: Place, rows: sql.Composed) -> Applied:
         expected = runner.fetch(

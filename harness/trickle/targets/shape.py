@@ -63,8 +63,11 @@ class Shape:
             )
             for column in self.columns
         ]
-        items.append(sql.SQL("UNIQUE ({})").format(listed(self.unique_columns(distribution_column))))
-        return sql.SQL("CREATE TABLE {} ({})").format(table, sql.SQL(", ").join(items))
+        # Without a primary key, a distributed or reference table stops the moves of its shards (F16). What Citus distributes by is
+        # never NULL.
+        items.append(sql.SQL("PRIMARY KEY ({})").format(listed(self.unique_columns(distribution_column))))
+        # Whatever the default is: nothing else is updated row by row.
+        return sql.SQL("CREATE TABLE {} ({}) USING heap").format(table, sql.SQL(", ").join(items))
 
     def unique_columns(self, distribution_column: str | None) -> tuple[str, ...]:
         """The key, with the distribution column in it, which Citus wants there."""

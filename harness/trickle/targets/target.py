@@ -89,6 +89,19 @@ class Target(abc.ABC):
         """
 
 
+def run_merge(runner: Runner, purpose: str, place: Place, merge: sql.Composed) -> Applied:
+    """Run a MERGE and count what it did; on a distributed table, where Citus returns no rows of it, each row that it touched counts as both."""
+    if place.distribution_column is not None:
+        count = runner.run(purpose, merge)
+        return Applied(count, count)
+    counted = sql.SQL(
+        "WITH __pgt_m AS ({} RETURNING merge_action() AS action) SELECT count(*) FILTER (WHERE action <> 'DELETE'),"
+        " count(*) FILTER (WHERE action <> 'INSERT') FROM __pgt_m"
+    ).format(merge)
+    rows = runner.fetch(purpose, counted)
+    return Applied(*rows[0]) if rows else Applied()
+
+
 def insert_query(place: Place, target: Target, rows: sql.Composable) -> sql.Composed:
     """INSERT of complete rows."""
     return sql.SQL("INSERT INTO {} ({}) {}").format(place.table, listed(target.shape.names), rows)
