@@ -3,29 +3,80 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 
 import psycopg
 import pytest
 from psycopg import sql
 
 from harness.chain.runner import upgrade
+from harness.clusters import Cluster
 from harness.clusters.local import LocalCluster
 from harness.errors import HarnessError
+from harness.postgres import Node
 from harness.waiting import wait_until
-from scenarios.capture.capturing import Captured, capture, left_of_capture
+from scenarios.capture.capturing import Captured, Connection, capture, left_of_capture
 
 # Something waits for a lock on a relation of this node, in a session that Citus opened.
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
-def _shard_on(cluster: LocalCluster, number: int) -> str:
+def _shard_on(cluster: Cluster, port: int) -> str:
     """A shard of `events` that lives on a worker."""
     found = cluster.coordinator.value(
         "SELECT max(shard_name(logicalrelid, shardid)) FROM pg_dist_shard JOIN pg_dist_placement USING (shardid)"
         " JOIN pg_dist_node USING (groupid) WHERE logicalrelid = 'events'::regclass AND nodeport = %s",
-        [cluster.workers[number].port],
+        [port],
     )
     return str(found)
+
+
+def _prepare(coordinator: Node) -> None:
+    upgrade(coordinator.dsn())
+    coordinator.sql("CREATE TABLE events (id integer PRIMARY KEY, v text)")
+    coordinator.sql("SELECT create_distributed_table('events', 'id', shard_count => 4)")
+    coordinator.sql("INSERT INTO events SELECT i, 'v' FROM generate_series(1, 40) i")
+
+
+def _lock(holder: Connection, shard: str) -> None:
+    """Read a shard for so long that no trigger can be made on it: all else of its capture is there by then."""
+    holder.execute("SET citus.enable_manual_changes_to_shards = on")
+    holder.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(sql.Identifier(*shard.split("."))))
+
+
+def _assert_nothing_remains_and_a_retry_works(cluster: Cluster, before: Mapping[str, list[str]]) -> None:
+    coordinator = cluster.coordinator
+    assert {node.name: left_of_capture(node) for node in cluster.nodes} == before
+    assert coordinator.value("SELECT count(*) FROM pgtrickle.pgt_change_tracking") == 0
+    coordinator.sql("UPDATE events SET v = 'nobody looks'")
+    with coordinator.connect() as connection:
+        made = Captured(coordinator, connection, "events", capture(connection, "events"), "distributed")
+        made.before = made.rows()
+        made.run("UPDATE {t} SET v = 'again'")
+        made.run("DELETE FROM {t} WHERE id % 2 = 0")
+        assert made.actions() == {"D": 60, "I": 40}
+        made.assert_sums()
+        assert made.writers() == {1, 2}
+
+
+@pytest.mark.citus(">= 13")
+def test_lock_that_is_not_given_leaves_nothing_of_capture(citus_database: Cluster) -> None:
+    coordinator = citus_database.coordinator
+    _prepare(coordinator)
+    before = {node.name: left_of_capture(node) for node in citus_database.nodes}
+    port = coordinator.value("SELECT max(nodeport) FROM citus_shards WHERE table_name = 'events'::regclass")
+    victim = next(node for node in citus_database.workers if node.value("SELECT inet_server_port()") == port)
+    with victim.connect(autocommit=False) as reader:
+        _lock(reader, _shard_on(citus_database, port))
+        with coordinator.connect() as connection:
+            connection.execute("SET citus.propagate_set_commands = 'local'")
+            connection.execute("BEGIN")
+            connection.execute("SET LOCAL lock_timeout = '200ms'")
+            with pytest.raises(psycopg.Error, match="lock timeout"):
+                capture(connection, "events")
+            connection.rollback()
+        reader.rollback()
+    _assert_nothing_remains_and_a_retry_works(citus_database, before)
 
 
 @pytest.mark.citus(">= 13")
@@ -33,10 +84,7 @@ def _shard_on(cluster: LocalCluster, number: int) -> str:
 @pytest.mark.parametrize("number", [0, 1], ids=["first-worker", "second-worker"])
 def test_worker_dies_while_capture_is_installed_and_nothing_remains(fresh_cluster: LocalCluster, number: int) -> None:
     coordinator, victim = fresh_cluster.coordinator, fresh_cluster.workers[number]
-    upgrade(coordinator.dsn())
-    coordinator.sql("CREATE TABLE events (id integer PRIMARY KEY, v text)")
-    coordinator.sql("SELECT create_distributed_table('events', 'id', shard_count => 4)")
-    coordinator.sql("INSERT INTO events SELECT i, 'v' FROM generate_series(1, 40) i")
+    _prepare(coordinator)
     before = {node.name: left_of_capture(node) for node in fresh_cluster.nodes}
     failures: list[BaseException] = []
 
@@ -47,12 +95,9 @@ def test_worker_dies_while_capture_is_installed_and_nothing_remains(fresh_cluste
         except BaseException as error:
             failures.append(error)
 
-    # Who reads a shard holds up the trigger that it gets, when buffer, functions and other triggers are there already.
     reader = victim.connect(autocommit=False)
     try:
-        shard = sql.Identifier(*_shard_on(fresh_cluster, number).split("."))
-        reader.execute("SET citus.enable_manual_changes_to_shards = on")
-        reader.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(shard))
+        _lock(reader, _shard_on(fresh_cluster, victim.port))
         installing = threading.Thread(target=install)
         installing.start()
         wait_until("the installation to reach the shard", lambda: victim.value(WAITING), deadline_s=20)
@@ -67,13 +112,4 @@ def test_worker_dies_while_capture_is_installed_and_nothing_remains(fresh_cluste
     fresh_cluster.close()  # sessions of before have cached connections to the dead
     victim.start()
     coordinator.sql("SELECT recover_prepared_transactions()")
-    assert {node.name: left_of_capture(node) for node in fresh_cluster.nodes} == before
-    assert coordinator.value("SELECT count(*) FROM pgtrickle.pgt_change_tracking") == 0
-
-    with coordinator.connect() as connection:
-        made = Captured(coordinator, connection, "events", capture(connection, "events"), "distributed")
-        made.before = made.rows()
-        made.run("UPDATE {t} SET v = 'again'")
-        made.run("DELETE FROM {t} WHERE id % 2 = 0")
-        made.assert_sums()
-        assert made.writers() == {1, 2}
+    _assert_nothing_remains_and_a_retry_works(fresh_cluster, before)

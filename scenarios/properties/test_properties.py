@@ -52,6 +52,8 @@ def _play(player: Player, count: int, start: int, *, on_citus: bool, is_incremen
 def _assert_worth_something(tally: Tally, count: int) -> None:
     """The cases were what they should be, or their success says nothing."""
     seen = tally.seen
+    if count < 50:  # too few to be judged by their numbers
+        return
     assert seen["cases"] >= 0.6 * count, tally
     assert seen["refresh DIFFERENTIAL"] >= 0.5 * seen["cases"], tally
     assert seen["recomputed"] <= 0.4 * seen["cases"], tally
