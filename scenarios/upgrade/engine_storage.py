@@ -23,7 +23,7 @@ def make_storage(conn: psycopg.Connection[Any], schema: str, name: str) -> sql.I
         sql.SQL(
             "CREATE TABLE {} (__pgt_row_id bigint NOT NULL, cust int, total numeric CHECK (total >= 0),"
             " __pgt_ordinal integer NOT NULL, __pgt_count bigint NOT NULL, __pgt_sum_1 numeric,"
-            " UNIQUE (__pgt_row_id, __pgt_ordinal), UNIQUE (cust))"
+            " PRIMARY KEY (__pgt_row_id, __pgt_ordinal), UNIQUE (cust))"
         ).format(table)
     )
     conn.execute(sql.SQL("CREATE INDEX ON {} (total)").format(table))
