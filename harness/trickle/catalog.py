@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -140,15 +140,13 @@ class Refresh:
 
 
 def _row(row: Sequence[Any]) -> StreamTable:
-    plain: Any = row[:-1]
-    dependencies = row[-1]
-    return StreamTable(
-        *plain,
-        dependencies=tuple(
-            Dependency(int(relid), stable, placement, is_captured, None if captured is None else json.dumps(captured))
-            for relid, stable, placement, is_captured, captured in dependencies
-        ),
+    names = [field.name for field in fields(StreamTable)]
+    known: dict[str, Any] = dict(zip(names, row, strict=True))
+    known["dependencies"] = tuple(
+        Dependency(int(relid), stable, placement, is_captured, None if captured is None else json.dumps(captured))
+        for relid, stable, placement, is_captured, captured in known["dependencies"]
     )
+    return StreamTable(**known)
 
 
 def fetch_all(connection: psycopg.Connection[Any]) -> list[StreamTable]:

@@ -37,8 +37,13 @@ def delete_own(
     ).fetchall()
     shared = {int(row[0]) for row in rows}
     for source in listed:
-        if source.relid not in shared:
+        if source.relid in shared:
+            continue
+        if source.is_distributed:
             connection.execute(_delete_query(source, [new[source.relid]]))
+        else:
+            # What the refresh's own snapshot sees is what it took.
+            connection.execute(sql.SQL("DELETE FROM {}").format(source.buffer))
     return [source for source in listed if source.relid in shared]
 
 

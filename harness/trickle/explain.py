@@ -56,7 +56,7 @@ def explain(
     target = plan.analysis.target
     statements = Statements(connection, is_dry=True)
     old = {source.relid: stream_table.cut(source.stable_name) or empty_cut() for source in plan.sources}
-    window = make_window(plan, old=old, new=dict.fromkeys(old, empty_cut()), changed=old)
+    window = make_window(plan, old=old, new=dict.fromkeys(old, empty_cut()), changed=dict.fromkeys(old))
     if plan.is_incremental:
         window = stage(statements, plan, window)
         target.apply(statements, plan.place, window)

@@ -110,23 +110,25 @@ def kept_distribution(analysis: Analysis) -> tuple[str, Source] | None:
     return None
 
 
-def make_window(plan: Plan, *, old: Mapping[int, Cut | None], new: Mapping[int, Cut], changed: Iterable[int]) -> Window:
+def make_window(
+    plan: Plan, *, old: Mapping[int, Cut | None], new: Mapping[int, Cut], changed: Mapping[int, int | None]
+) -> Window:
     """The window between where a stream table stopped and now.
 
     Args:
         plan: whose.
         old: by source.
         new: likewise, where this refresh stops.
-        changed: which sources have changes in it.
+        changed: the sources that have changes in it, and how many; None: not counted.
     """
-    has = set(changed)
     return Window(
         {
             source.relid: SourceWindow(
                 source,
-                source.relid in has,
+                source.relid in changed,
                 old.get(source.relid),
                 new[source.relid],
+                changed.get(source.relid),
             )
             for source in plan.sources
         }
@@ -218,7 +220,7 @@ def _try_delta(connection: psycopg.Connection[Any], plan: Plan) -> list[tuple[st
     cut = empty_cut()
     relids = [source.relid for source in plan.sources]
     cuts = dict.fromkeys(relids, cut)
-    window = make_window(plan, old=cuts, new=cuts, changed=relids)
+    window = make_window(plan, old=cuts, new=cuts, changed=dict.fromkeys(relids))
     statements = Statements(connection)
     window = stage(statements, plan, window)
     plan.analysis.target.apply(statements, plan.place, window)
@@ -229,7 +231,7 @@ def _full_moment(connection: psycopg.Connection[Any], plan: Plan) -> Moment:
     if not plan.has_distributed:
         return Moment.NEW
     cut = empty_cut()
-    window = make_window(plan, old={}, new={source.relid: cut for source in plan.sources}, changed=())
+    window = make_window(plan, old={}, new={source.relid: cut for source in plan.sources}, changed={})
     query = plan.analysis.target.full_query(Moment.NEW, window)
     try:
         refuse_reading_apart(connection, [("the query, recomputed", query)], plan.sources)

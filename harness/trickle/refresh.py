@@ -246,7 +246,7 @@ class _Run:
         if must is None and self.is_filling and self._plan.full_moment is Moment.NOW:
             raise _FillUnderLockError(choice)
         new = {source.relid: self._stop(source, pending, now) for source in self._plan.sources}
-        changed = [relid for relid, one in pending.items() if one.row_count]
+        changed: dict[int, int | None] = {relid: one.row_count for relid, one in pending.items() if one.row_count}
         window = make_window(self._plan, old=self._old, new=new, changed=changed)
         if self.is_filling:
             applied, strategy = self._fill(window), "swap"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from harness.trickle.delta.rows import ONE, Rows, names, select, union_all
+from harness.trickle.delta.rows import ONE, Rows, derived, names, select, union_all
 from harness.trickle.delta.window import WEIGHT, Moment, Window
 from harness.trickle.sources import Source
 
@@ -53,7 +53,11 @@ class Scan(Rows):
         mine = window.of(self.source)
         if not mine.has_changes:
             return None
-        return mine.images(self.columns, mine.within(), sign=1)
+        # A limit would keep Citus from reading shard by shard.
+        if self.source.is_distributed or mine.change_count is None:
+            return mine.images(self.columns, mine.within(), sign=1)
+        images = mine.images(self.columns, mine.within(), sign=1, at_most=mine.change_count)
+        return select([*names(self.columns), WEIGHT], derived(images, "__pgt_l"))
 
     def is_plain(self, moment: Moment, window: Window) -> bool:
         return window.beyond(self.source, moment) is None

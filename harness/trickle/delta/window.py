@@ -34,12 +34,14 @@ class SourceWindow:
         has_changes: whether its buffer holds a row inside the window.
         old: where the last refresh stopped; None: there was none, and only NEW can be read.
         new: where this one stops. A local or reference source is read in the refresh's own snapshot, which is that cut.
+        change_count: how many buffer rows are inside the window, exactly; None: not counted.
     """
 
     source: Source
     has_changes: bool
     old: Cut | None
     new: Cut
+    change_count: int | None = None
 
     def _holds(self, cut: Cut) -> sql.Composed:
         xid = sql.SQL("{}.xid").format(_BUFFER)
@@ -67,13 +69,17 @@ class SourceWindow:
             return self.since()
         return sql.SQL("{} AND {}").format(self.since(), self._holds(self.new))
 
-    def images(self, columns: tuple[str, ...], condition: sql.Composable, *, sign: int) -> sql.Composed:
+    def images(
+        self, columns: tuple[str, ...], condition: sql.Composable, *, sign: int, at_most: int | None = None
+    ) -> sql.Composed:
         """Rows of the buffer as rows of the table, with their weights.
 
         Args:
             columns: of the source; generated ones are computed from the others.
             condition: which buffer rows.
             sign: 1: as they happened; -1: taken back.
+            at_most: how many there are. A buffer is never analyzed and mostly holes, so the planner guesses far too many, and reads whole
+                tables where it should look rows up; LIMIT tells it.
         """
         plain = [column for column in self.source.columns if column.generated is None]
         needed = plain if len(plain) < len(self.source.columns) else [c for c in plain if c.name in columns]
@@ -95,6 +101,8 @@ class SourceWindow:
         rows = sql.SQL("SELECT {} FROM {} AS {} WHERE {}").format(
             sql.SQL(", ").join([*values, weight]), self.source.buffer, _BUFFER, condition
         )
+        if at_most is not None:
+            rows = sql.SQL("{} LIMIT {}").format(rows, sql.Literal(at_most))
         if needed is plain and len(plain) < len(self.source.columns):
             return sql.SQL("SELECT {} FROM ({}) AS {}").format(
                 sql.SQL(", ").join([*self._computed(columns), WEIGHT]), rows, _BUFFER
