@@ -15,6 +15,9 @@ COMMENT ON COLUMN pgtrickle.pgt_refresh_history.reason IS 'Why this action was c
 ALTER TABLE pgtrickle.pgt_dependencies ADD COLUMN is_captured boolean NOT NULL DEFAULT true;
 COMMENT ON COLUMN pgtrickle.pgt_dependencies.is_captured IS
     'Whether the stream table reads the source''s change buffer; one that recomputes its query does not, and holds no row there.';
+UPDATE pgtrickle.pgt_dependencies d SET is_captured = false
+WHERE EXISTS (SELECT FROM pgtrickle.pgt_stream_tables t WHERE t.pgt_id = d.pgt_id AND t.refresh_mode = 'FULL')
+   OR NOT EXISTS (SELECT FROM pgtrickle.pgt_change_tracking k WHERE k.source_relid = d.source_relid);
 
 CREATE FUNCTION pgtrickle._guard_stream_table() RETURNS trigger
 LANGUAGE plpgsql

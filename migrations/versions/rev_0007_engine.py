@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the columns and the guard's function; no row and no table of a user changes."""
+    """Add the columns and the guard's function; no table of a user changes."""
     run_file("0007_up")
 
 

@@ -30,6 +30,9 @@ CATALOG_ROWS = (
 
 # The last has 63 bytes: clipped to them, the name that 0.2 gives its index is the table's own.
 NAMES = (("public", "plain"), ("S.x", 'Tot "als"'), ("public", "é" * 31 + "x"))
+READERS = """
+SELECT t.pgt_name, d.is_captured FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables t USING (pgt_id)
+ORDER BY 1"""
 MADE = {
     "public.rows": ("SELECT id, amt FROM public.orders WHERE amt > 10", "DIFFERENTIAL"),
     '"S.x"."Key less"': ('SELECT "K ey", v FROM "S.x"."Kéy ""x"" less"', "AUTO"),
@@ -179,11 +182,13 @@ def test_stream_tables_of_the_engine_go_to_the_baseline_and_back(place: Node, in
             for name in names:
                 engine.refresh(name)
                 assert compare(conn, name).is_equal, name
+        readers = conn.execute(READERS).fetchall()
         write_changes(conn)  # pending on the way down
         runner.downgrade(place.dsn(), "0001")
         assert {d.subject for d in compare_catalogs(baseline, snapshot_catalog(conn)) if d.before is not None} == set()
         write_changes(conn)
         runner.upgrade(place.dsn())
+        assert conn.execute(READERS).fetchall() == readers, "whose buffers are read is known again"
         with StreamTables(conn) as engine:
             for name in names:
                 assert engine.refresh(name).action == "REINITIALIZE", name
