@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,6 @@ from harness.trickle.delta.aggregate import Aggregate
 from harness.trickle.delta.dialect import parse, text_of
 from harness.trickle.delta.functions import INEXACT
 from harness.trickle.delta.reasons import NotIncrementalError
-from harness.trickle.delta.rows import Rows
 from harness.trickle.delta.tree import Catalog, build_tree
 from harness.trickle.sources import Source, fetch_sources
 from harness.trickle.targets.groups import GroupTarget
@@ -177,7 +177,7 @@ class _Reading:
             elif source.access_method not in {None, "heap"}:
                 refused[name] = f"{source.qualified}, a table that {source.access_method} keeps"
             elif len({column.new_name for column in source.columns}) < len(source.columns):
-                refused[name] = f"columns of {source.qualified} whose names differ in their last bytes only"
+                refused[name] = f"columns whose captured names are one: {_twins(source)}"
         return refused
 
     def target(self) -> Target:
@@ -258,6 +258,7 @@ class _Reading:
         return tuple(found)
 
 
-def rows_of(analysis: Analysis) -> Rows | None:
-    """The operators of a query; None where there are none."""
-    return analysis.target.rows
+def _twins(source: Source) -> str:
+    """The columns whose names have the same first 59 bytes: what a buffer puts before them leaves no room for the rest."""
+    counts = Counter(column.new_name for column in source.columns)
+    return ", ".join(f"{source.qualified}.{column.name}" for column in source.columns if counts[column.new_name] > 1)

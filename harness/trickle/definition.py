@@ -149,6 +149,20 @@ def _check_sources(connection: psycopg.Connection[Any], analysis: Analysis) -> N
             )
 
 
+def check_access_method(connection: psycopg.Connection[Any]) -> None:
+    """Refuse where a table would be made columnar, as the session asks for: such a table takes no UPDATE and no DELETE.
+
+    Raises:
+        QueryRefusedError: it would be.
+    """
+    row = connection.execute("SELECT current_setting('default_table_access_method')").fetchone()
+    if row is not None and row[0] != "heap":
+        raise QueryRefusedError(
+            f"a stream table cannot be {row[0]}: its rows are updated and deleted, which {row[0]} tables do not know",
+            hint="SET default_table_access_method = heap",
+        )
+
+
 def choose_home(connection: psycopg.Connection[Any], analysis: Analysis, placement: str, *, has_citus: bool) -> Home:
     """Where a stream table goes: the plan's table (P5.1), and beside its source wherever the query keeps what that is distributed by.
 

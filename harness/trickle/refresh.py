@@ -20,7 +20,7 @@ from harness.trickle.nodes import Workers, read_cut
 from harness.trickle.plans import Plan, make_window, stage
 from harness.trickle.session import Statements, transaction
 from harness.trickle.sources import Source
-from harness.trickle.storage import has_shape, reshape
+from harness.trickle.storage import guard, reshape
 from harness.trickle.targets.target import Applied, insert_query
 
 # A refresh that met another transaction's write begins anew; three times in a row is no accident.
@@ -290,8 +290,9 @@ class _Run:
         gone = 0
         if self._table.is_populated or self._table.storage_format is None:
             gone = self._connection.execute(sql.SQL("DELETE FROM {}").format(place.table)).rowcount
-        if self._table.storage_format is None and not has_shape(self._connection, self._table.relid, target.shape):
+        if self._table.storage_format is None:
             reshape(self._connection, self._table.relid, place.table, target.shape)
+            guard(self._connection, place.table, self._table.placement)
         came = self._connection.execute(
             insert_query(place, target, target.full_query(self._plan.full_moment, window))
         ).rowcount

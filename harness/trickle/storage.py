@@ -90,7 +90,13 @@ def create_storage(
 
 
 def guard(connection: psycopg.Connection[Any], table: sql.Identifier, placement: str) -> None:
-    """Let nobody but a refresh write a stream table; on Citus every shard has the trigger too (F8)."""
+    """Let nobody but a refresh write a stream table; on Citus every shard has the trigger too (F8). No harm twice."""
+    found = connection.execute(
+        "SELECT FROM pg_trigger t WHERE t.tgrelid = %s::regclass AND t.tgfoid = 'pgtrickle._guard_stream_table'::regproc",
+        [table.as_string(connection)],
+    ).fetchone()
+    if found is not None:
+        return
     if placement != "local":
         connection.execute("SET LOCAL citus.enable_unsafe_triggers = on")
     for event in ("INSERT OR UPDATE OR DELETE", "TRUNCATE"):
@@ -112,16 +118,6 @@ def refresh_settings(*, is_on_workers: bool) -> list[sql.SQL]:
     return [*on_workers, sql.SQL("SET LOCAL pgtrickle.refreshing = 'on'")]
 
 
-def has_shape(connection: psycopg.Connection[Any], relid: int, shape: Shape) -> bool:
-    """Whether a table has these columns."""
-    rows = connection.execute(
-        "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a"
-        "  WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped",
-        [relid],
-    ).fetchall()
-    return {(str(name), str(type_)) for name, type_ in rows} == {(c.name, c.type_text) for c in shape.columns}
-
-
 def drop_query(table: sql.Identifier, *, cascade: bool) -> sql.Composed:
     """DROP TABLE."""
     return sql.SQL("DROP TABLE {}{}").format(table, sql.SQL(" CASCADE") if cascade else sql.SQL(""))
@@ -137,7 +133,9 @@ def reshape(connection: psycopg.Connection[Any], relid: int, table: sql.Identifi
         shape: what it has to be.
     """
     constraints = connection.execute(
-        "SELECT c.conname FROM pg_constraint c WHERE c.conrelid = %s AND c.contype IN ('p', 'u', 'c')", [relid]
+        "SELECT c.conname FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)"
+        " WHERE c.conrelid = %s AND c.contype IN ('p', 'u') AND a.attname = '__pgt_row_id'",
+        [relid],
     ).fetchall()
     for (name,) in constraints:
         connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table, sql.Identifier(name)))

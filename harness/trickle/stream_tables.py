@@ -25,7 +25,7 @@ from harness.trickle import catalog
 from harness.trickle.analysis import Analysis, analyze
 from harness.trickle.canonical import plain_query
 from harness.trickle.catalog import Refresh, StreamTable
-from harness.trickle.definition import Home, check_query, check_words, choose_home, recomputed
+from harness.trickle.definition import Home, check_access_method, check_query, check_words, choose_home, recomputed
 from harness.trickle.explain import Explanation, explain
 from harness.trickle.nodes import Workers, refuse_unresolved
 from harness.trickle.plans import Plan, choose_plan
@@ -98,6 +98,7 @@ class StreamTables:
         schedule, mode, placement = check_words(schedule, mode, placement)
         schema, table = self._place(name)
         self._refuse_taken(schema, table)
+        check_access_method(self._connection)
         with self._understood(f"stream table {schema}.{table}"):
             analysis = check_query(self._connection, query, mode)
             self._refuse_unresolved(analysis)
