@@ -185,8 +185,15 @@ class OwnedDirectory:
         self._lock.release(force=True)
 
     def remove(self) -> None:
-        """Remove it with all that is in it."""
-        remove_tree(self.path)
+        """Remove it with all that is in it.
+
+        Its lock goes last, and while nobody sweeps: a sweep that found the directory without it would put a new one there.
+        """
+        for path in self.path.iterdir() if self.path.is_dir() else ():
+            if path.is_dir() and not path.is_symlink():
+                remove_tree(path)
+        with FileLock(servers_dir() / "sweep.lock", thread_local=False).acquire(poll_interval=0.002):
+            remove_tree(self.path)
         self.release()
 
 
