@@ -187,7 +187,8 @@ class OwnedDirectory:
     def remove(self) -> None:
         """Remove it with all that is in it.
 
-        Its lock goes last, and while nobody sweeps: a sweep that found the directory without it would put a new one there.
+        Its lock goes last, and while nobody sweeps: a sweep that found the directory without it would put a new one
+        there.
         """
         for path in self.path.iterdir() if self.path.is_dir() else ():
             if path.is_dir() and not path.is_symlink():
