@@ -131,8 +131,12 @@ class Player:
                 connection.execute(sql.SQL("SET search_path = {}, public").format(schema))
             self._writer.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
             self._play(case, f"case{self._number}.{NAME}")
-        finally:
+        except Exception:
+            self._connection.rollback()
             self._clean(schema)
+            raise
+        # An interruption leaves all to the fixture, which drops the database: a statement may be on its way.
+        self._clean(schema)
 
     def _clean(self, schema: sql.Identifier) -> None:
         self._writer.rollback()
