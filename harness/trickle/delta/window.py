@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from psycopg import sql
 
 from harness.trickle.frontier import GROUP_BITS, Cut
-from harness.trickle.sources import Source, raw_expression
+from harness.trickle.sources import Source, SourceColumn, raw_expression
 
 # The weight of a row: +1 one that came, -1 one that went (F21).
 WEIGHT_NAME = "__pgt_w"
@@ -82,32 +82,46 @@ class SourceWindow:
                 tables where it should look rows up; LIMIT tells it.
         """
         plain = [column for column in self.source.columns if column.generated is None]
-        needed = plain if len(plain) < len(self.source.columns) else [c for c in plain if c.name in columns]
-        values = [
-            # What Citus has to recognise as the distribution column (F14, F21).
-            sql.SQL("{}.shard_key AS {}").format(_BUFFER, sql.Identifier(column.name))
-            if column.name == self.source.distribution_column
-            else sql.SQL("CASE {b}.action WHEN 'I' THEN {b}.{new} ELSE {b}.{old} END AS {name}").format(
-                b=_BUFFER,
-                new=sql.Identifier(column.new_name),
-                old=sql.Identifier(column.old_name),
-                name=sql.Identifier(column.name),
-            )
-            for column in needed
-        ]
-        weight = sql.SQL("CASE {}.action WHEN 'I' THEN {}::bigint ELSE {}::bigint END AS {}").format(
-            _BUFFER, sql.Literal(sign), sql.Literal(-sign), WEIGHT
-        )
-        rows = sql.SQL("SELECT {} FROM {} AS {} WHERE {}").format(
-            sql.SQL(", ").join([*values, weight]), self.source.buffer, _BUFFER, condition
+        has_generated = len(plain) < len(self.source.columns)
+        needed = plain if has_generated else [column for column in plain if column.name in columns]
+        # Two halves, and no CASE over the action: PostgreSQL would copy it to wherever a column or the weight is used, and compute it
+        # there again for each row.
+        rows = sql.SQL(" UNION ALL ").join(
+            [self._half("I", needed, condition, sign), self._half("D", needed, condition, -sign)]
         )
         if at_most is not None:
             rows = sql.SQL("{} LIMIT {}").format(rows, sql.Literal(at_most))
-        if needed is plain and len(plain) < len(self.source.columns):
+        if has_generated:
             return sql.SQL("SELECT {} FROM ({}) AS {}").format(
                 sql.SQL(", ").join([*self._computed(columns), WEIGHT]), rows, _BUFFER
             )
         return rows
+
+    def _half(
+        self, action: str, columns: Sequence[SourceColumn], condition: sql.Composable, weight: int
+    ) -> sql.Composed:
+        """The images of one action, with one weight."""
+        values = [
+            # What Citus has to recognise as the distribution column (F14, F21).
+            sql.SQL("{}.shard_key AS {}").format(_BUFFER, sql.Identifier(column.name))
+            if column.name == self.source.distribution_column
+            else sql.SQL("{}.{} AS {}").format(
+                _BUFFER,
+                sql.Identifier(column.new_name if action == "I" else column.old_name),
+                sql.Identifier(column.name),
+            )
+            for column in columns
+        ]
+        return sql.SQL("SELECT {}, {}::bigint AS {} FROM {} AS {} WHERE {}.action = {} AND {}").format(
+            sql.SQL(", ").join(values),
+            sql.Literal(weight),
+            WEIGHT,
+            self.source.buffer,
+            _BUFFER,
+            _BUFFER,
+            sql.Literal(action),
+            condition,
+        )
 
     def _computed(self, columns: tuple[str, ...]) -> list[sql.Composable]:
         found: list[sql.Composable] = []
