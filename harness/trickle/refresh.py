@@ -236,10 +236,10 @@ class _Run:
         now = read_cut(self._connection, snapshot, self._workers if asks_workers else None)
         pending = dict(found)
         for source in self._plan.sources:
-            if pending.get(source.relid, Pending()).row_count and not source.is_distributed:
-                pending[source.relid] = self._count(
-                    source, SourceWindow(source, True, self._old[source.relid], now).within()
-                )
+            # In the refresh's own snapshot, whatever was seen before it: that is where it stops.
+            old = self._old[source.relid]
+            if must is None and old is not None and not source.is_distributed:
+                pending[source.relid] = self._count(source, SourceWindow(source, True, old, now).within())
         changes = sum(one.row_count for one in pending.values())
         choice = must or self._choose(pending, changes)
         self.is_filling = choice.action != "DIFFERENTIAL"
