@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 from harness.errors import ServerGoneError, UnresolvedTransactionError, WaitTimeoutError
 from harness.postgres.deadlines import DeadlineConnection
 from harness.trickle.frontier import Cut
+from harness.waiting import wait_until
 
 # A node on the same network answers such a query within milliseconds; one that does not in ten seconds is frozen or gone.
 ANSWER_DEADLINE_S = 10.0
@@ -25,8 +26,7 @@ UNRESOLVED_AFTER_S = 5.0
 _STATE_QUERY = """
     SELECT pg_catalog.pg_current_snapshot()::text,
            coalesce((SELECT json_agg(json_build_array(p.gid, extract(epoch FROM clock_timestamp() - p.prepared))) FROM pg_catalog.pg_prepared_xacts p
-                     WHERE p.database = pg_catalog.current_database()
-                       AND p.prepared < clock_timestamp() - make_interval(secs => 5)), '[]')::text"""
+                     WHERE p.database = pg_catalog.current_database()), '[]')::text"""
 _GROUPS_QUERY = """
     SELECT n.groupid, n.nodename, n.nodeport, (SELECT max(every.groupid) FROM pg_catalog.pg_dist_node every)
     FROM pg_catalog.pg_dist_node n
@@ -39,11 +39,11 @@ class NodeState:
 
     Attributes:
         snapshot: ``pg_snapshot`` as text.
-        unresolved: what has been prepared for longer than any commit takes: name and age in seconds.
+        prepared: what is prepared and neither committed nor rolled back: name and age in seconds.
     """
 
     snapshot: str
-    unresolved: tuple[tuple[str, float], ...]
+    prepared: tuple[tuple[str, float], ...]
 
 
 class Workers:
@@ -191,13 +191,16 @@ def _unreachable(address: tuple[str, int], error: Exception) -> ServerGoneError:
     )
 
 
-def read_cut(coordinator: psycopg.Connection[Any], own_snapshot: str, workers: Workers | None) -> Cut:
+def read_cut(
+    coordinator: psycopg.Connection[Any], own_snapshot: str, workers: Workers | None, *, is_settled: bool = False
+) -> Cut:
     """The cut of now: the coordinator's own snapshot and every worker's.
 
     Args:
         coordinator: in the refresh's own transaction.
         own_snapshot: that transaction's.
         workers: None: only the coordinator is asked.
+        is_settled: wait until nothing is prepared on a worker; the caller keeps writers out.
 
     Raises:
         ServerGoneError: a worker does not answer.
@@ -207,8 +210,18 @@ def read_cut(coordinator: psycopg.Connection[Any], own_snapshot: str, workers: W
         return Cut({0: own_snapshot})
     states = workers.read()
     refuse_unresolved(states)
+    if is_settled:
+        # Who committed on the coordinator may still be prepared on a worker, for a moment: neither in the cut nor in what is read.
+        states = wait_until(
+            "prepared transactions on the workers to commit", lambda: _settled(workers), deadline_s=UNRESOLVED_AFTER_S
+        )
     snapshots = {0: own_snapshot, **{group: state.snapshot for group, state in states.items()}}
     return Cut(snapshots, workers.highest_group)
+
+
+def _settled(workers: Workers) -> Mapping[int, NodeState] | None:
+    states = workers.read()
+    return None if any(state.prepared for state in states.values()) else states
 
 
 def refuse_unresolved(states: Mapping[int, NodeState]) -> None:
@@ -218,7 +231,7 @@ def refuse_unresolved(states: Mapping[int, NodeState]) -> None:
         UnresolvedTransactionError: names it, its group and its age.
     """
     for group, state in sorted(states.items()):
-        for gid, age_s in state.unresolved:
+        for gid, age_s in (one for one in state.prepared if one[1] >= UNRESOLVED_AFTER_S):
             raise UnresolvedTransactionError(
                 f"transaction {gid!r} has been prepared on the worker of group {group} for {age_s:.0f} s and is neither"
                 " committed nor rolled back",

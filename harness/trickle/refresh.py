@@ -233,7 +233,12 @@ class _Run:
         ).fetchone()
         snapshot, lsn = (str(row[0]), str(row[1])) if row else ("", "")
         asks_workers = self._plan.has_distributed and self._workers is not None
-        now = read_cut(self._connection, snapshot, self._workers if asks_workers else None)
+        now = read_cut(
+            self._connection,
+            snapshot,
+            self._workers if asks_workers else None,
+            is_settled=must is not None and self._plan.full_moment is Moment.NOW,
+        )
         pending = dict(found)
         for source in self._plan.sources:
             # In the refresh's own snapshot, whatever was seen before it: that is where it stops.
