@@ -212,9 +212,10 @@ def read_cut(
     refuse_unresolved(states)
     if is_settled:
         # Who committed on the coordinator may still be prepared on a worker, for a moment: neither in the cut nor in what is read.
-        states = wait_until(
+        settled = wait_until(
             "prepared transactions on the workers to commit", lambda: _settled(workers), deadline_s=UNRESOLVED_AFTER_S
         )
+        states = settled or states
     snapshots = {0: own_snapshot, **{group: state.snapshot for group, state in states.items()}}
     return Cut(snapshots, workers.highest_group)
 
