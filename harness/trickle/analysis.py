@@ -33,10 +33,31 @@ from harness.trickle.targets.target import Target
 from harness.trickle.targets.whole import WholeTarget
 
 _KINDS = {"m": "a materialized view", "f": "a foreign table", "S": "a sequence", "t": "a TOAST table"}
-# Types whose equal values are the same in every respect. Of others (1.0 and 1.00; 1 day and 24 hours; json, which knows no
-# equality; enums, whose hash is their OID's) the binary image is compared, which PostgreSQL's own send functions give.
+# Types whose equal values are the same in every respect. Of others (1.0 and 1.00; 1 day and 24 hours; json, which knows
+# no equality; enums, whose hash is their OID's) the binary image is compared, which PostgreSQL's own send functions
+# give.
 _SAME_IF_EQUAL = frozenset(
-    "bool int2 int4 int8 oid text varchar name char bytea date timestamp timestamptz time uuid pg_lsn xid8 macaddr macaddr8".split()
+    [
+        "bool",
+        "int2",
+        "int4",
+        "int8",
+        "oid",
+        "text",
+        "varchar",
+        "name",
+        "char",
+        "bytea",
+        "date",
+        "timestamp",
+        "timestamptz",
+        "time",
+        "uuid",
+        "pg_lsn",
+        "xid8",
+        "macaddr",
+        "macaddr8",
+    ]
 )
 
 
@@ -156,7 +177,8 @@ class _Reading:
             raise NotIncrementalError(self._notes[0])
         # sqlglot may read a construct otherwise than it was meant: PostgreSQL decides.
         try:
-            # A query that PostgreSQL wrote it may itself write otherwise the next time: -1 first is (- 1), then '-1'::integer.
+            # A query that PostgreSQL wrote it may itself write otherwise the next time: -1 first is (- 1), then
+            # '-1'::integer.
             meant = canonicalize(self._connection, plain_query(self._canonical.text))
             again = canonicalize(self._connection, plain_query(text_of(parse(self._canonical.text))))
         except QueryRefusedError as error:
@@ -227,7 +249,8 @@ class _Reading:
 
     def _row_columns(self) -> list[RowColumn]:
         found = self._connection.execute(
-            "SELECT t.oid, t.typname, n.nspname, p.proname, s.nspname, e.typname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace"
+            "SELECT t.oid, t.typname, n.nspname, p.proname, s.nspname, e.typname FROM pg_type t JOIN pg_namespace n"
+            " ON n.oid = t.typnamespace"
             " LEFT JOIN pg_proc p ON p.oid = t.typsend LEFT JOIN pg_namespace s ON s.oid = p.pronamespace"
             " LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A' WHERE t.oid = ANY (%s::oid[])",
             [[column.type_oid for column in self._canonical.columns]],
@@ -252,13 +275,15 @@ class _Reading:
             ]
             if inexact:
                 found.append(
-                    "float sums depend on the order of addition: a group is added up anew when it changes, and may differ"
+                    "float sums depend on the order of addition: a group is added up anew when it changes, and may"
+                    " differ"
                     " from the query's own result in the last digits"
                 )
         return tuple(found)
 
 
 def _twins(source: Source) -> str:
-    """The columns whose names have the same first 59 bytes: what a buffer puts before them leaves no room for the rest."""
+    """The columns whose names have the same first 59 bytes: what a buffer puts before them leaves no room for the
+    rest."""
     counts = Counter(column.new_name for column in source.columns)
     return ", ".join(f"{source.qualified}.{column.name}" for column in source.columns if counts[column.new_name] > 1)

@@ -21,7 +21,8 @@ def delete_own(
     """Delete what a refresh takes, in its own transaction, from the buffers that nobody else reads.
 
     Args:
-        connection: in the refresh's transaction, its cut already read: who becomes a reader after this fills its table later than the cut.
+        connection: in the refresh's transaction, its cut already read: who becomes a reader after this fills its table
+            later than the cut.
         pgt_id: whose refresh.
         sources: its sources.
         new: where it stops in each.
@@ -55,8 +56,8 @@ def delete_consumed(connection: psycopg.Connection[Any], sources: Iterable[Sourc
         sources: whose buffers.
 
     Returns:
-        How many went. A reader that has not stopped anywhere yet keeps all of them. Frontiers only move on, so one that is read here
-        a moment too early keeps a row too long and never lets one go too soon.
+        How many went. A reader that has not stopped anywhere yet keeps all of them. Frontiers only move on, so one that
+        is read here a moment too early keeps a row too long and never lets one go too soon.
     """
     count = 0
     for source in sources:
@@ -74,7 +75,8 @@ def delete_consumed(connection: psycopg.Connection[Any], sources: Iterable[Sourc
 
 def _reader_cuts(connection: psycopg.Connection[Any], source: Source) -> list[Cut] | None:
     rows = connection.execute(
-        "SELECT DISTINCT jsonb_build_object('sources', jsonb_build_object(d.source_stable_name, t.frontier -> 'sources' -> d.source_stable_name))"
+        "SELECT DISTINCT jsonb_build_object('sources', jsonb_build_object(d.source_stable_name, t.frontier ->"
+        " 'sources' -> d.source_stable_name))"
         " FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables t USING (pgt_id) WHERE d.source_relid = %s"
         # One that recomputes its query each time reads no buffer.
         " AND d.is_captured",

@@ -1,8 +1,9 @@
-"""Where a refresh stopped: one snapshot a node. What lies in it was taken, what does not comes with a later one (D5, F19, F20).
+"""Where a refresh stopped: one snapshot a node. What lies in it was taken, what does not comes with a later one (D5,
+F19, F20).
 
-A horizon (the oldest transaction of a snapshot) alone would make every row above it wait for that transaction. The whole snapshot
-tells them apart: only the rows of transactions that were still open wait. Both are kept, the horizons for the plan's rule in the
-database (``pgtrickle.is_pending``) and for the way down.
+A horizon (the oldest transaction of a snapshot) alone would make every row above it wait for that transaction. The
+whole snapshot tells them apart: only the rows of transactions that were still open wait. Both are kept, the horizons
+for the plan's rule in the database (``pgtrickle.is_pending``) and for the way down.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Cut:
 
     Attributes:
         snapshots: ``pg_snapshot`` as text, by Citus group.
-        groups: the highest group that was known. A group up to it that has no snapshot was gone: all that it wrote is in.
-            One above it came later: nothing that it wrote is in.
+        groups: the highest group that was known. A group up to it that has no snapshot was gone: all that it wrote is
+            in. One above it came later: nothing that it wrote is in.
     """
 
     snapshots: Mapping[int, str]
@@ -74,7 +75,8 @@ class Cut:
 def _is_in(xid: sql.Composable, snapshot: str) -> sql.Composed:
     newest = snapshot.split(":")[1]
     if not in_progress(snapshot):
-        # The same, and a comparison of numbers: a call for each of many rows would cost more than what is done with them.
+        # The same, and a comparison of numbers: a call for each of many rows would cost more than what is done with
+        # them.
         return sql.SQL("{} < {}::pg_catalog.xid8").format(xid, sql.Literal(newest))
     return sql.SQL("pg_catalog.pg_visible_in_snapshot({}, {}::pg_catalog.pg_snapshot)").format(
         xid, sql.Literal(snapshot)

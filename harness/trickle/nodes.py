@@ -1,4 +1,5 @@
-"""The snapshots of all nodes, read at the same time over connections that stay open; and what is prepared on them (D9)."""
+"""The snapshots of all nodes, read at the same time over connections that stay open; and what is prepared on them
+(D9)."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from types import TracebackType
 from typing import Any, LiteralString, Self
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from harness.errors import ServerGoneError, UnresolvedTransactionError, WaitTimeoutError
@@ -17,7 +19,8 @@ from harness.postgres.deadlines import DeadlineConnection
 from harness.trickle.frontier import Cut
 from harness.waiting import wait_until
 
-# A node on the same network answers such a query within milliseconds; one that does not in ten seconds is frozen or gone.
+# A node on the same network answers such a query within milliseconds; one that does not in ten seconds is frozen or
+# gone.
 ANSWER_DEADLINE_S = 10.0
 CONNECT_TIMEOUT_S = 5
 # Every commit over several nodes is prepared for some milliseconds; what is for seconds has lost its coordinator.
@@ -25,7 +28,8 @@ UNRESOLVED_AFTER_S = 5.0
 
 _STATE_QUERY = """
     SELECT pg_catalog.pg_current_snapshot()::text,
-           coalesce((SELECT json_agg(json_build_array(p.gid, extract(epoch FROM clock_timestamp() - p.prepared))) FROM pg_catalog.pg_prepared_xacts p
+           coalesce((SELECT json_agg(json_build_array(p.gid, extract(epoch FROM clock_timestamp() - p.prepared))) FROM
+               pg_catalog.pg_prepared_xacts p
                      WHERE p.database = pg_catalog.current_database()), '[]')::text"""
 _GROUPS_QUERY = """
     SELECT n.groupid, n.nodename, n.nodeport, (SELECT max(every.groupid) FROM pg_catalog.pg_dist_node every)
@@ -164,7 +168,8 @@ class Workers:
 
     def _ask_through_coordinator(self, group: int, address: tuple[str, int]) -> NodeState:
         # 20 to 30 ms for all nodes (F32), and Citus uses its own credentials.
-        query = " ".join(f"SELECT json_build_array(s.a, s.b) FROM ({_STATE_QUERY}) AS s(a, b)".split())  # noqa: S608 - a constant
+        asked = sql.SQL("SELECT json_build_array(s.a, s.b) FROM ({}) AS s(a, b)").format(sql.SQL(_STATE_QUERY))
+        query = " ".join(asked.as_string(self._coordinator).split())
         row = self._coordinator.execute(
             "SELECT success, result FROM pg_catalog.run_command_on_workers(%s) WHERE nodename = %s AND nodeport = %s",
             [query, *address],
@@ -204,14 +209,16 @@ def read_cut(
 
     Raises:
         ServerGoneError: a worker does not answer.
-        UnresolvedTransactionError: something has been prepared on a worker for too long (D9), and could not be resolved.
+        UnresolvedTransactionError: something has been prepared on a worker for too long (D9), and could not be
+            resolved.
     """
     if workers is None:
         return Cut({0: own_snapshot})
     states = workers.read()
     refuse_unresolved(states)
     if is_settled:
-        # Who committed on the coordinator may still be prepared on a worker, for a moment: neither in the cut nor in what is read.
+        # Who committed on the coordinator may still be prepared on a worker, for a moment: neither in the cut nor in
+        # what is read.
         settled = wait_until(
             "prepared transactions on the workers to commit", lambda: _settled(workers), deadline_s=UNRESOLVED_AFTER_S
         )
@@ -236,7 +243,7 @@ def refuse_unresolved(states: Mapping[int, NodeState]) -> None:
             raise UnresolvedTransactionError(
                 f"transaction {gid!r} has been prepared on the worker of group {group} for {age_s:.0f} s and is neither"
                 " committed nor rolled back",
-                hint="on the coordinator: SELECT recover_prepared_transactions(); what is not Citus' own: COMMIT PREPARED"
-                " or ROLLBACK PREPARED on that worker",
+                hint="on the coordinator: SELECT recover_prepared_transactions(); what is not Citus' own:"
+                " COMMIT PREPARED or ROLLBACK PREPARED on that worker",
                 node=f"group {group}",
             )

@@ -36,8 +36,8 @@ class Plan:
         analysis: what the query is.
         place: where the table is, and how a delta gets in.
         stages_joins: whether what joins is brought to the coordinator first, so that it joins in any way (F23).
-        full_moment: at which moment the query is recomputed: NEW, exactly at the cut; NOW, under a lock on the sources, where
-            Citus cannot plan the other.
+        full_moment: at which moment the query is recomputed: NEW, exactly at the cut; NOW, under a lock on the sources,
+            where Citus cannot plan the other.
         reason: why it has to be recomputed each time; empty if not.
     """
 

@@ -51,7 +51,8 @@ class _Choice:
 
 
 class _FillUnderLockError(Exception):
-    """It turned out inside the transaction that the table is to be filled, which needs a lock taken before its snapshot."""
+    """It turned out inside the transaction that the table is to be filled, which needs a lock taken before its
+    snapshot."""
 
     def __init__(self, choice: _Choice) -> None:
         super().__init__(choice.reason)
@@ -87,7 +88,9 @@ def refresh(
         ServerGoneError: a worker does not answer.
         psycopg.Error: PostgreSQL refused something else, such as an overflow in the query itself.
     """
-    run = _Run(connection, stream_table, plan, workers, mode or stream_table.mode, initiated_by)
+    run = _Run(
+        connection, stream_table, plan, workers, mode=mode or stream_table.mode, initiated_by=initiated_by
+    )
     forced: _Choice | None = None
     for attempt in range(ATTEMPTS):
         try:
@@ -131,6 +134,7 @@ class _Run:
         stream_table: StreamTable,
         plan: Plan,
         workers: Workers | None,
+        *,
         mode: str,
         initiated_by: str,
     ) -> None:
@@ -172,23 +176,30 @@ class _Run:
     def _must_fill(self, forced: _Choice | None) -> _Choice | None:
         if forced is not None:
             return forced
-        if not self._table.is_populated:
-            return _Choice("FULL", "it was never filled")
-        if self._table.storage_format is None:
-            return _Choice("REINITIALIZE", "its rows were kept by pg_trickle, under other row ids")
-        if self._table.needs_reinit:
-            return _Choice("REINITIALIZE", "a source changed in a way that no captured row tells (TRUNCATE, DDL)")
-        if not self._plan.is_incremental:
-            return _Choice("FULL", self._plan.reason)
-        if any(cut is None for cut in self._old.values()):
-            return _Choice("REINITIALIZE", "it has never stopped at a snapshot of one of its sources")
-        return None
+        table, plan = self._table, self._plan
+        reasons = [
+            (not table.is_populated, "FULL", "it was never filled"),
+            (table.storage_format is None, "REINITIALIZE", "its rows were kept by pg_trickle, under other row ids"),
+            (
+                table.needs_reinit,
+                "REINITIALIZE",
+                "a source changed in a way that no captured row tells (TRUNCATE, DDL)",
+            ),
+            (not plan.is_incremental, "FULL", plan.reason),
+            (
+                any(cut is None for cut in self._old.values()),
+                "REINITIALIZE",
+                "it has never stopped at a snapshot of one of its sources",
+            ),
+        ]
+        return next((_Choice(action, reason) for holds, action, reason in reasons if holds), None)
 
     def _look(self) -> dict[int, Pending]:
-        """What the buffers hold beyond the last cut: one query a source, and no node is asked for its snapshot (F32, F33).
+        """What the buffers hold beyond the last cut: one query a source, and no node is asked for its snapshot (F32,
+        F33).
 
-        Of a distributed source all that is seen here ended before the cut of this refresh, so it counts. Of the others only whether there
-        is anything: they are counted in the refresh's own snapshot.
+        Of a distributed source all that is seen here ended before the cut of this refresh, so it counts. Of the others
+        only whether there is anything: they are counted in the refresh's own snapshot.
         """
         return {source.relid: self._look_at(source) for source in self._plan.sources}
 
@@ -214,9 +225,11 @@ class _Run:
     def _nothing(self) -> Refresh:
         reason = "no source changed"
         self._connection.execute(
-            "WITH t AS (UPDATE pgtrickle.pgt_stream_tables SET last_refresh_at = clock_timestamp(), data_timestamp = %(at)s,"
+            "WITH t AS (UPDATE pgtrickle.pgt_stream_tables SET last_refresh_at = clock_timestamp(), data_timestamp ="
+            " %(at)s,"
             " consecutive_errors = 0 WHERE pgt_id = %(id)s RETURNING pgt_id)"
-            " INSERT INTO pgtrickle.pgt_refresh_history (pgt_id, data_timestamp, start_time, end_time, action, status, initiated_by, reason)"
+            " INSERT INTO pgtrickle.pgt_refresh_history (pgt_id, data_timestamp, start_time, end_time, action,"
+            " status, initiated_by, reason)"
             " SELECT pgt_id, %(at)s, %(at)s, clock_timestamp(), 'NO_DATA', 'COMPLETED', %(by)s, %(why)s FROM t",
             {"at": self._begun_at, "id": self._table.pgt_id, "by": self._initiated_by, "why": reason},
         )
@@ -261,11 +274,12 @@ class _Run:
             applied = self._plan.analysis.target.apply(statements, self._plan.place, window)
             strategy = self._plan.strategy
         left = cleanup.delete_own(self._connection, self._table.pgt_id, self._plan.sources, new)
-        self._write(choice, new, lsn, pending, changes, applied, strategy)
+        self._write(choice, new, lsn, pending, applied=applied, strategy=strategy)
         return self._result(choice.action, choice.reason, changes, applied, strategy), left
 
     def _stop(self, source: Source, pending: Mapping[int, Pending], now: Cut) -> Cut:
-        """Where this refresh stops in a source: a distributed one that had nothing when it was looked at stays where it was."""
+        """Where this refresh stops in a source: a distributed one that had nothing when it was looked at stays where
+        it was."""
         old = self._old[source.relid]
         if self.is_filling or old is None or not source.is_distributed or pending[source.relid].row_count:
             return now
@@ -309,11 +323,12 @@ class _Run:
         new: Mapping[int, Cut],
         lsn: str,
         pending: Mapping[int, Pending],
-        changes: int,
+        *,
         applied: Applied,
         strategy: str,
     ) -> None:
         elapsed_ms = self._elapsed_ms
+        changes = sum(one.row_count for one in pending.values())
         at = f"{int(self._begun_at.timestamp())}Z"
         entries = {}
         for source in self._plan.sources:

@@ -62,7 +62,8 @@ def transaction(
         is_undone: whether it is rolled back in any case.
     """
     with connection.transaction(force_rollback=is_undone):
-        # SET and not set_config(): a SELECT would take the transaction's snapshot before the sources are locked. One round trip.
+        # SET and not set_config(): a SELECT would take the transaction's snapshot before the sources are locked. One
+        # round trip.
         settings: list[sql.Composable] = (
             [sql.SQL("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")] if is_repeatable else []
         )

@@ -1,4 +1,5 @@
-"""Stream tables: create, refresh, alter, suspend, resume, drop, list, status, explain (plan P5; the words are pg_trickle's)."""
+"""Stream tables: create, refresh, alter, suspend, resume, drop, list, status, explain (plan P5; the words are
+pg_trickle's)."""
 
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ class StreamTables:
     """The stream tables of one database.
 
     Args:
-        connection: to the coordinator, or to a server without Citus; in autocommit, idle, at revision 0007 or later. It stays the
-            caller's.
+        connection: to the coordinator, or to a server without Citus; in autocommit, idle, at revision 0007 or later. It
+            stays the caller's.
 
     Raises:
         BadInputError: the connection is in the middle of something.
@@ -81,13 +82,13 @@ class StreamTables:
             query: one SELECT.
             schedule: how old it may become, such as ``30s`` or ``1h30m``; None: refreshed by hand.
             mode: AUTO (the cheaper of the two), DIFFERENTIAL or FULL.
-            placement: where its rows are: local, reference, distributed, or auto (plan P5.1: local if no source is distributed,
-                reference below 100,000 rows, distributed from there on: by the source's own distribution column wherever the query keeps
-                it, else by row id).
+            placement: where its rows are: local, reference, distributed, or auto (plan P5.1: local if no source is
+                distributed, reference below 100,000 rows, distributed from there on: by the source's own distribution
+                column wherever the query keeps it, else by row id).
 
         Returns:
-            The stream table, filled. Its sources are captured from here on; a source is locked against writes only while its triggers
-            are made, not while the table is filled.
+            The stream table, filled. Its sources are captured from here on; a source is locked against writes only
+            while its triggers are made, not while the table is filled.
 
         Raises:
             BadInputError, QueryRefusedError, MissingPrivilegeError: what was asked for cannot be; nothing was made.
@@ -141,7 +142,8 @@ class StreamTables:
 
     def _refuse_taken(self, schema: str, table: str) -> None:
         row = self._connection.execute(
-            "SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
+            "SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND"
+            " c.relname = %s",
             [schema, table],
         ).fetchone()
         if row is not None:
@@ -156,6 +158,7 @@ class StreamTables:
         name: sql.Identifier,
         analysis: Analysis,
         home: Home,
+        *,
         schedule: str | None,
         mode: str,
         original: sql.SQL,
@@ -192,15 +195,18 @@ class StreamTables:
         relid: int,
         analysis: Analysis,
         home: Home,
+        *,
         schedule: str | None,
         mode: str,
         original: sql.SQL,
         instead_of: StreamTable | None,
     ) -> None:
         row = self._connection.execute(
-            "INSERT INTO pgtrickle.pgt_stream_tables (pgt_id, pgt_relid, pgt_name, pgt_schema, defining_query, original_query, schedule,"
+            "INSERT INTO pgtrickle.pgt_stream_tables (pgt_id, pgt_relid, pgt_name, pgt_schema, defining_query,"
+            " original_query, schedule,"
             " refresh_mode, status, st_placement, storage_format, functions_used)"
-            " SELECT coalesce(%s, nextval('pgtrickle.pgt_stream_tables_pgt_id_seq')), c.oid, c.relname, n.nspname, %s, %s, %s, %s, 'INITIALIZING', %s, %s, %s"
+            " SELECT coalesce(%s, nextval('pgtrickle.pgt_stream_tables_pgt_id_seq')), c.oid, c.relname, n.nspname,"
+            " %s, %s, %s, %s, 'INITIALIZING', %s, %s, %s"
             " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s RETURNING pgt_id",
             [
                 None if instead_of is None else instead_of.pgt_id,
@@ -217,7 +223,8 @@ class StreamTables:
         pgt_id = row[0] if row else None
         for source in analysis.sources:
             self._connection.execute(
-                "INSERT INTO pgtrickle.pgt_dependencies (pgt_id, source_relid, source_type, source_stable_name, source_placement, is_captured)"
+                "INSERT INTO pgtrickle.pgt_dependencies (pgt_id, source_relid, source_type, source_stable_name,"
+                " source_placement, is_captured)"
                 " VALUES (%s, %s, %s, %s, %s, %s)",
                 [
                     pgt_id,
@@ -236,7 +243,8 @@ class StreamTables:
 
         Args:
             name: which one.
-            query: another query; the table is made anew, empty for nobody: old rows are readable until the new ones are there.
+            query: another query; the table is made anew, empty for nobody: old rows are readable until the new ones are
+                there.
             schedule: how old it may become; ``manual``: refreshed by hand.
             mode: AUTO, DIFFERENTIAL or FULL.
 
@@ -275,7 +283,8 @@ class StreamTables:
         old = None if query is not None else self._plan(before)
         if old is not None and self._is_same(old, analysis):
             self._connection.execute(
-                "UPDATE pgtrickle.pgt_stream_tables SET schedule = %s, refresh_mode = %s, updated_at = now() WHERE pgt_id = %s",
+                "UPDATE pgtrickle.pgt_stream_tables SET schedule = %s, refresh_mode = %s, updated_at = now() WHERE"
+                " pgt_id = %s",
                 [schedule, mode, before.pgt_id],
             )
             return
@@ -411,7 +420,8 @@ class StreamTables:
     def _set_status(self, name: str, status: str) -> StreamTable:
         found = catalog.find(self._connection, name)
         self._connection.execute(
-            "UPDATE pgtrickle.pgt_stream_tables SET status = CASE WHEN %(status)s = 'ACTIVE' AND NOT is_populated THEN 'INITIALIZING' ELSE %(status)s END,"
+            "UPDATE pgtrickle.pgt_stream_tables SET status = CASE WHEN %(status)s = 'ACTIVE' AND NOT is_populated"
+            " THEN 'INITIALIZING' ELSE %(status)s END,"
             " consecutive_errors = 0, updated_at = now() WHERE pgt_id = %(id)s",
             {"status": status, "id": found.pgt_id},
         )
@@ -431,7 +441,8 @@ class StreamTables:
         refuse_busy(self._connection)
         found = catalog.find(self._connection, name)
         readers = self._connection.execute(
-            "SELECT format('%%I.%%I', t.pgt_schema, t.pgt_name) FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables t USING (pgt_id)"
+            "SELECT format('%%I.%%I', t.pgt_schema, t.pgt_name) FROM pgtrickle.pgt_dependencies d JOIN"
+            " pgtrickle.pgt_stream_tables t USING (pgt_id)"
             " WHERE d.source_relid = %s",
             [found.relid],
         ).fetchall()
@@ -462,8 +473,10 @@ class StreamTables:
     def _remove_captures(self, relids: Sequence[int]) -> None:
         """End the capture of those of these sources that nobody reads changes of any more."""
         self._connection.execute(
-            "SELECT pgtrickle.remove_capture(k.source_relid) FROM pgtrickle.pgt_change_tracking k WHERE k.source_relid = ANY (%s::oid[])"
-            " AND NOT EXISTS (SELECT FROM pgtrickle.pgt_dependencies d WHERE d.source_relid = k.source_relid AND d.is_captured)",
+            "SELECT pgtrickle.remove_capture(k.source_relid) FROM pgtrickle.pgt_change_tracking k WHERE"
+            " k.source_relid = ANY (%s::oid[])"
+            " AND NOT EXISTS (SELECT FROM pgtrickle.pgt_dependencies d WHERE d.source_relid = k.source_relid AND"
+            " d.is_captured)",
             [builtins.list(relids)],
         )
 
@@ -481,7 +494,8 @@ class StreamTables:
         return [fetch_status(self._connection, found, self._workers) for found in wanted]
 
     def explain(self, name: str) -> Explanation:
-        """How a stream table would be refreshed now: the mode and why, the statements, what Citus pushes down. Runs none of them."""
+        """How a stream table would be refreshed now: the mode and why, the statements, what Citus pushes down. Runs
+        none of them."""
         refuse_busy(self._connection)
         found = catalog.find(self._connection, name)
         with self._understood(found.qualified):

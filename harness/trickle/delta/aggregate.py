@@ -1,7 +1,7 @@
 """GROUP BY and aggregates: the groups that rows fall into.
 
-As the outermost operator its groups are kept in the stream table and follow their changes (`harness.trickle.targets`). Below
-another one, the groups that a change touches are computed before and after it.
+As the outermost operator its groups are kept in the stream table and follow their changes (`harness.trickle.targets`).
+Below another one, the groups that a change touches are computed before and after it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Key:
 
 
 def group_hash(values: Sequence[tuple[Key, sql.Composable]]) -> sql.Composed:
-    """The row id of a group: PostgreSQL's own hash of the key's values, equal for keys that are equal; 0 for the only group."""
+    """The row id of a group: PostgreSQL's own hash of the key's values, equal for keys that are equal; 0 for the only
+    group."""
     if not values:
         return sql.Composed([sql.SQL("0::bigint")])
     hashed = [
@@ -78,6 +79,7 @@ class Aggregate(Rows):
     has_groups: bool
 
     def sources(self) -> frozenset[int]:
+        """OIDs of the tables that it reads."""
         return self.rows.sources()
 
     def is_unique(self) -> bool:
@@ -140,6 +142,7 @@ class Aggregate(Rows):
         )
 
     def at_query(self, moment: Moment, window: Window) -> sql.Composed:
+        """Its rows at one end of the window, with weights."""
         groups = self.groups_at_query(moment, window)
         return select([*names(self.columns), sql.SQL("{} AS {}").format(ONE, WEIGHT)], derived(groups, "__pgt_g"))
 
@@ -168,4 +171,5 @@ class Aggregate(Rows):
         return select([*names(self.columns), WEIGHT], derived(changed, "__pgt_g"))
 
     def is_plain(self, moment: Moment, window: Window) -> bool:
+        """Whether each row of `at_query` has the weight 1."""
         return True

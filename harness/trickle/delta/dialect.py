@@ -1,8 +1,9 @@
-"""PostgreSQL as sqlglot reads it, with as little of sqlglot's own taste as possible: what it reads it writes as it was."""
+"""PostgreSQL as sqlglot reads it, with as little of sqlglot's own taste as possible: what it reads it writes as it
+was."""
 
 from __future__ import annotations
 
-from typing import ClassVar, LiteralString, cast
+from typing import ClassVar, cast
 
 from psycopg import sql
 from sqlglot import exp
@@ -12,7 +13,8 @@ from sqlglot.parsers.postgres import PostgresParser
 
 from harness.trickle.delta.reasons import NotIncrementalError
 
-# The functions that sqlglot may know by meaning; every other call keeps its name and its arguments as they were written.
+# The functions that sqlglot may know by meaning; every other call keeps its name and its arguments as they were
+# written.
 _KNOWN_FUNCTIONS = ("COUNT", "SUM", "AVG", "MIN", "MAX", "COALESCE", "GREATEST", "LEAST", "NULLIF")
 
 

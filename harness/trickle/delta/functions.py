@@ -45,8 +45,8 @@ class Call:
     def is_linear(self) -> bool:
         """Whether its value follows from the old one and the changes alone, exactly.
 
-        An avg of numeric values whose scale is not declared has as many digits as its most exact row, so a row that goes may
-        change them (numeric.c, select_div_scale): such groups are looked at again.
+        An avg of numeric values whose scale is not declared has as many digits as its most exact row, so a row that
+        goes may change them (numeric.c, select_div_scale): such groups are looked at again.
         """
         if self.is_distinct:
             return False

@@ -1,7 +1,7 @@
 """Inner joins, any number: each changed table's changes with what the others held, before it the old, after it the new.
 
-The change of A x B x C is dA x B' x C' + A x dB x C' + A x B x dC, where ' is the new moment: one term for each table that changed.
-A join of one table is the table.
+The change of A x B x C is dA x B' x C' + A x dB x C' + A x B x dC, where ' is the new moment: one term for each table
+that changed. A join of one table is the table.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ class Join:
         return terms
 
     def other_query(self, changed: int, other: int, window: Window) -> sql.Composed:
-        """What one item is joined with when another one changed: what it held before, if it stands before it, and what it holds now."""
+        """What one item is joined with when another one changed: what it held before, if it stands before it, and what
+        it holds now."""
         return self.items[other].rows.at_query(Moment.OLD if other < changed else Moment.NEW, window)
 
     def _staged(self, changed: int, other: int, window: Window) -> sql.Composed | None:

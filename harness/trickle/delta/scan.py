@@ -25,9 +25,9 @@ class Scan(Rows):
     def of(cls, source: Source, needed: frozenset[str]) -> Scan:
         """A scan of some columns, in the table's own order; of the first one if none is needed.
 
-        A distributed table's distribution column is always among them: by it Citus sees that the table and what is taken back from it can
-        be read shard by shard, both in one statement on the worker. Without it, it reads them one after the other, and what commits in
-        between would be counted twice or not at all (docs/findings.md).
+        A distributed table's distribution column is always among them: by it Citus sees that the table and what is
+        taken back from it can be read shard by shard, both in one statement on the worker. Without it, it reads them
+        one after the other, and what commits in between would be counted twice or not at all (docs/findings.md).
         """
         columns = tuple(
             column.name
@@ -37,10 +37,12 @@ class Scan(Rows):
         return cls(columns or (source.columns[0].name,), source)
 
     def sources(self) -> frozenset[int]:
+        """OIDs of the tables that it reads."""
         return frozenset([self.source.relid])
 
     def at_query(self, moment: Moment, window: Window) -> sql.Composed:
-        """The table; where rows can be in it that are later than the moment, those again with the opposite weight (F21)."""
+        """The table; where rows can be in it that are later than the moment, those again with the opposite weight
+        (F21)."""
         weight = sql.SQL("{} AS {}").format(ONE, WEIGHT)
         table = select([*names(self.columns), weight], self.source.table)
         beyond = window.beyond(self.source, moment)
@@ -60,7 +62,9 @@ class Scan(Rows):
         return select([*names(self.columns), WEIGHT], derived(images, "__pgt_l"))
 
     def is_plain(self, moment: Moment, window: Window) -> bool:
+        """Whether each row of `at_query` has the weight 1."""
         return window.beyond(self.source, moment) is None
 
     def is_unique(self) -> bool:
+        """Whether no two of its rows can be equal."""
         return bool(self.source.key) and set(self.source.key) <= set(self.columns)

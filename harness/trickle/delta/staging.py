@@ -1,8 +1,10 @@
-"""Joins that Citus cannot plan as they are: each part is brought to the coordinator, cut down to what the change can meet.
+"""Joins that Citus cannot plan as they are: each part is brought to the coordinator, cut down to what the change can
+meet.
 
-Citus joins distributed tables on their distribution columns only (F23), and a table with what has to be taken back from it (F21) is a
-union, which it joins with even less. A change is small, and so is what it meets: the rows of the other tables that are equal in the
-columns of the join. Those are read shard by shard, one table a statement, into temporary tables, which then join in any way.
+Citus joins distributed tables on their distribution columns only (F23), and a table with what has to be taken back from
+it (F21) is a union, which it joins with even less. A change is small, and so is what it meets: the rows of the other
+tables that are equal in the columns of the join. Those are read shard by shard, one table a statement, into temporary
+tables, which then join in any way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The span that a refresh works on: from the cut where it last stopped to the one where it stops now, and how each is read."""
+"""The span that a refresh works on: from the cut where it last stopped to the one where it stops now, and how each is
+read."""
 
 from __future__ import annotations
 
@@ -78,14 +79,14 @@ class SourceWindow:
             columns: of the source; generated ones are computed from the others.
             condition: which buffer rows.
             sign: 1: as they happened; -1: taken back.
-            at_most: how many there are. A buffer is never analyzed and mostly holes, so the planner guesses far too many, and reads whole
-                tables where it should look rows up; LIMIT tells it.
+            at_most: how many there are. A buffer is never analyzed and mostly holes, so the planner guesses far too
+                many, and reads whole tables where it should look rows up; LIMIT tells it.
         """
         plain = [column for column in self.source.columns if column.generated is None]
         has_generated = len(plain) < len(self.source.columns)
         needed = plain if has_generated else [column for column in plain if column.name in columns]
-        # Two halves, and no CASE over the action: PostgreSQL would copy it to wherever a column or the weight is used, and compute it
-        # there again for each row.
+        # Two halves, and no CASE over the action: PostgreSQL would copy it to wherever a column or the weight is used,
+        # and compute it there again for each row.
         rows = sql.SQL(" UNION ALL ").join(
             [self._half("I", needed, condition, sign), self._half("D", needed, condition, -sign)]
         )
@@ -144,8 +145,8 @@ class Window:
 
     Attributes:
         sources: by OID.
-        staged: temporary tables in place of what a join would read: by the join's number, the place of the item that changed and the
-            place of the item that is read (`harness.trickle.delta.staging`).
+        staged: temporary tables in place of what a join would read: by the join's number, the place of the item that
+            changed and the place of the item that is read (`harness.trickle.delta.staging`).
     """
 
     sources: Mapping[int, SourceWindow] = field(default_factory=dict)

@@ -101,6 +101,7 @@ class GroupTarget(Target):
 
     @property
     def shape(self) -> Shape:
+        """What the table looks like."""
         hidden = [
             StorageColumn(column, key.type_text)
             for key, column in ((key, self._keys[key.place]) for key in self.rows.keys)
@@ -133,7 +134,8 @@ class GroupTarget(Target):
     # the delta
 
     def delta_query(self, window: Window) -> sql.Composed:
-        """How the groups changed: row id, key, and the change of each number, under the names of the table's columns."""
+        """How the groups changed: row id, key, and the change of each number, under the names of the table's
+        columns."""
         below = self.rows.input_query(self.rows.rows.delta_terms(window))
         count = sql.SQL("coalesce(sum({}), 0)::bigint").format(WEIGHT)
         items: list[sql.Composable] = [as_column(self._row_id(), ROW_ID)]
@@ -152,7 +154,8 @@ class GroupTarget(Target):
         )
 
     def _combined(self, old: str | None, new: str) -> dict[str, sql.Composable]:
-        """What the table holds after the delta ``new`` met the row ``old``, by column; of a new row where old is None."""
+        """What the table holds after the delta ``new`` met the row ``old``, by column; of a new row where old is
+        None."""
         found: dict[str, sql.Composable] = {COUNT: _plus(old, new, COUNT)}
         values: dict[str, sql.Composable] = {key.place: of(old or new, self._keys[key.place]) for key in self.rows.keys}
         for call in self.rows.calls:
@@ -175,8 +178,8 @@ class GroupTarget(Target):
             elif slot.kind == "count":
                 number = _plus(old, new, slot.column)
             else:
-                # NULL of no row, as sum has it; the count beside it knows. A change may take as many rows as it brings, and still move
-                # the sum of a group that is there.
+                # NULL of no row, as sum has it; the count beside it knows. A change may take as many rows as it brings,
+                # and still move the sum of a group that is there.
                 total = _plus(old, new, slot.column)
                 some = sql.SQL("{} <> 0").format(numbers["count"])
                 if old is None:
@@ -206,7 +209,8 @@ class GroupTarget(Target):
         return sql.SQL(" AND ").join(checks) if checks else None
 
     def _possible(self, count: sql.Composable, *aliases: str) -> sql.Composed:
-        """A group's count, or NULL where it cannot be: the column refuses it, the statement fails, and the table is filled anew."""
+        """A group's count, or NULL where it cannot be: the column refuses it, the statement fails, and the table is
+        filled anew."""
         # A group without rows is no group; the only group of an aggregate without GROUP BY is there without any.
         least = sql.SQL("{} > 0") if self.rows.has_groups else sql.SQL("{} >= 0")
         conditions = [least.format(count)]
@@ -218,6 +222,7 @@ class GroupTarget(Target):
     # the statements
 
     def full_query(self, moment: Moment, window: Window) -> sql.Composed:
+        """All rows that the table has to hold, its columns in order."""
         return self._full(moment, window, None)
 
     def _full(self, moment: Moment, window: Window, affected: sql.Composable | None) -> sql.Composed:
@@ -244,6 +249,7 @@ class GroupTarget(Target):
         return select(typed, derived(groups, "__pgt_g"))
 
     def apply(self, runner: Runner, place: Place, window: Window) -> Applied:
+        """Bring the table from the window's old end to its new one (errors: see `Target.apply`)."""
         if place.way is Way.MERGE and not self.looks_again:
             return self._merge(runner, place, self.delta_query(window))
         runner.run("the change of each group", stage_query(_DELTA, self.delta_query(window)))

@@ -36,8 +36,8 @@ class RowColumn:
     Attributes:
         name: of the column.
         type_text: as SQL writes it.
-        send: the type's own binary output, by schema and name, where equal values may look different (1.0 and 1.00) or the type
-            knows no equality (json): the image is compared then. None: equal values are the same.
+        send: the type's own binary output, by schema and name, where equal values may look different (1.0 and 1.00) or
+            the type knows no equality (json): the image is compared then. None: equal values are the same.
     """
 
     name: str
@@ -67,6 +67,7 @@ class RowTarget(Target):
 
     @property
     def shape(self) -> Shape:
+        """What the table looks like."""
         return Shape(
             (
                 StorageColumn(ROW_ID, "bigint", is_not_null=True),
@@ -107,6 +108,7 @@ class RowTarget(Target):
         )
 
     def full_query(self, moment: Moment, window: Window) -> sql.Composed:
+        """All rows that the table has to hold, its columns in order."""
         query = self.rows.at_query(moment, window)
         if self.rows.is_unique() and self.rows.is_plain(moment, window):
             typed = [
@@ -138,6 +140,7 @@ class RowTarget(Target):
         return sql.SQL(" AND ").join(conditions)
 
     def apply(self, runner: Runner, place: Place, window: Window) -> Applied:
+        """Bring the table from the window's old end to its new one (errors: see `Target.apply`)."""
         delta = self.rows.delta_query(window)
         if delta is None:
             return Applied()
@@ -197,7 +200,8 @@ class RowTarget(Target):
             self._match(place, _T, _D), of(_T, ORDINAL), of(_D, _AT), of(_D, "__pgt_w")
         )
         shown = [ROW_ID, *(column.name for column in self._columns)]
-        # A row that goes and is not there would come without an ordinal, which the column refuses: the table is filled anew.
+        # A row that goes and is not there would come without an ordinal, which the column refuses: the table is filled
+        # anew.
         ordinal = sql.SQL("CASE WHEN {} > 0 THEN {} END").format(of(_D, "__pgt_w"), of(_D, _AT))
         return run_merge(
             runner,
@@ -221,7 +225,8 @@ class RowTarget(Target):
         expected = runner.fetch(
             "how many rows go and come",
             sql.SQL(
-                "SELECT count(*) FILTER (WHERE {w} < 0), count(*) FILTER (WHERE {w} > 0), coalesce(bool_or({at} IS NULL OR {at} < 0), false) FROM ({r}) AS d"
+                "SELECT count(*) FILTER (WHERE {w} < 0), count(*) FILTER (WHERE {w} > 0), coalesce(bool_or({at} IS"
+                " NULL OR {at} < 0), false) FROM ({r}) AS d"
             ).format(w=WEIGHT, at=sql.Identifier(_AT), r=rows),
         )
         going, coming, is_odd = expected[0] if expected else (1, 1, False)

@@ -63,8 +63,8 @@ class Shape:
             )
             for column in self.columns
         ]
-        # Without a primary key, a distributed or reference table stops the moves of its shards (F16). What Citus distributes by is
-        # never NULL.
+        # Without a primary key, a distributed or reference table stops the moves of its shards (F16). What Citus
+        # distributes by is never NULL.
         items.append(sql.SQL("PRIMARY KEY ({})").format(listed(self.unique_columns(distribution_column))))
         # Whatever the default is: nothing else is updated row by row.
         return sql.SQL("CREATE TABLE {} ({}) USING heap").format(table, sql.SQL(", ").join(items))
