@@ -149,7 +149,7 @@ class StreamTableNotFoundError(RefusedError):
 
 
 class UnresolvedTransactionError(RefusedError):
-    """A transaction is prepared and neither committed nor rolled back: its rows can be neither seen nor deleted (D9)."""
+    """A transaction is prepared and not resolved: its rows can be neither seen nor deleted (D9)."""
 
 
 class LockedError(RefusedError):

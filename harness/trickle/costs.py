@@ -1,4 +1,5 @@
-"""When recomputing is cheaper: what both have cost on this stream table, measured at each refresh and kept in the catalog."""
+"""When recomputing is cheaper: what both have cost on this stream table, measured at each refresh and kept in the
+catalog."""
 
 from __future__ import annotations
 

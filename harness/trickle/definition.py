@@ -164,7 +164,8 @@ def check_access_method(connection: psycopg.Connection[Any]) -> None:
 
 
 def choose_home(connection: psycopg.Connection[Any], analysis: Analysis, placement: str, *, has_citus: bool) -> Home:
-    """Where a stream table goes: the plan's table (P5.1), and beside its source wherever the query keeps what that is distributed by.
+    """Where a stream table goes: the plan's table (P5.1), and beside its source wherever the query keeps what that is
+    distributed by.
 
     Args:
         connection: to the coordinator.
@@ -195,7 +196,8 @@ def choose_home(connection: psycopg.Connection[Any], analysis: Analysis, placeme
 
 
 def bounded_row_count(connection: psycopg.Connection[Any], analysis: Analysis) -> int:
-    """How many rows the query has, counted up to where it no longer matters: better than an estimate, which for distributed tables
+    """How many rows the query has, counted up to where it no longer matters: better than an estimate, which for
+    distributed tables
     the planner has none of (F6)."""
     most = REFERENCE_BELOW_ROWS * 50
     with connection.transaction():

@@ -88,9 +88,7 @@ def refresh(
         ServerGoneError: a worker does not answer.
         psycopg.Error: PostgreSQL refused something else, such as an overflow in the query itself.
     """
-    run = _Run(
-        connection, stream_table, plan, workers, mode=mode or stream_table.mode, initiated_by=initiated_by
-    )
+    run = _Run(connection, stream_table, plan, workers, mode=mode or stream_table.mode, initiated_by=initiated_by)
     forced: _Choice | None = None
     for attempt in range(ATTEMPTS):
         try:

@@ -1,5 +1,7 @@
-"""Stream tables: create, refresh, alter, suspend, resume, drop, list, status, explain (plan P5; the words are
-pg_trickle's)."""
+"""Stream tables: create, refresh, alter, suspend, resume, drop, list, status, explain (the words are pg_trickle's).
+
+Long, because the public interface is one class, and each verb of it checks, locks and explains its errors by itself.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,15 @@ class StreamTables:
             analysis = check_query(self._connection, query, mode)
             self._refuse_unresolved(analysis)
             home = choose_home(self._connection, analysis, placement, has_citus=self._has_citus)
-            made = self._make(sql.Identifier(schema, table), analysis, home, schedule, mode, plain_query(query), None)
+            made = self._make(
+                sql.Identifier(schema, table),
+                analysis,
+                home,
+                schedule=schedule,
+                mode=mode,
+                original=plain_query(query),
+                instead_of=None,
+            )
             try:
                 reason = self._plan(made).reason if analysis.is_incremental else ""
                 if reason:
@@ -124,7 +134,15 @@ class StreamTables:
         self._plans.pop(made.pgt_id, None)
         again = recomputed(analysis, reason)
         original = plain_query(made.original_query)
-        found = self._make(made.identifier, again, home, made.schedule, made.mode, original, made)
+        found = self._make(
+            made.identifier,
+            again,
+            home,
+            schedule=made.schedule,
+            mode=made.mode,
+            original=original,
+            instead_of=made,
+        )
         with self._connection.transaction():
             self._remove_captures([dependency.relid for dependency in made.dependencies])
         return found
@@ -184,7 +202,9 @@ class StreamTables:
                 else sql.Identifier(beside.schema, beside.name).as_string(self._connection),
                 shard_count=shard_count_for(home.row_count),
             )
-            self._write_rows(relid, analysis, home, schedule, mode, original, instead_of)
+            self._write_rows(
+                relid, analysis, home, schedule=schedule, mode=mode, original=original, instead_of=instead_of
+            )
             if analysis.is_incremental:
                 for source in analysis.tables:
                     self._connection.execute("SELECT pgtrickle.install_capture(%s::oid)", [source.relid])
@@ -293,7 +313,15 @@ class StreamTables:
             home = choose_home(self._connection, analysis, "distributed", has_citus=self._has_citus)
         original = plain_query(query if query is not None else before.original_query)
         try:
-            self._make(before.identifier, analysis, home, schedule, mode, original, before)
+            self._make(
+                before.identifier,
+                analysis,
+                home,
+                schedule=schedule,
+                mode=mode,
+                original=original,
+                instead_of=before,
+            )
         except psycopg.errors.DependentObjectsStillExist as error:
             raise RefusedError(
                 f"{before.qualified} cannot be made anew: {error.diag.message_detail}",

@@ -34,17 +34,22 @@ class Derived(Rows):
         return select([*items, WEIGHT], _rows.derived(query, "__pgt_d"))
 
     def sources(self) -> frozenset[int]:
+        """OIDs of the tables that it reads."""
         return self.rows.sources()
 
     def at_query(self, moment: Moment, window: Window) -> sql.Composed:
+        """Its rows at one end of the window, with weights."""
         return self._renamed(self.rows.at_query(moment, window))
 
     def delta_query(self, window: Window) -> sql.Composed | None:
+        """How its rows changed, with weights; None: none of its sources changed."""
         delta = self.rows.delta_query(window)
         return None if delta is None else self._renamed(delta)
 
     def is_plain(self, moment: Moment, window: Window) -> bool:
+        """Whether each row of `at_query` has the weight 1."""
         return self.rows.is_plain(moment, window)
 
     def is_unique(self) -> bool:
+        """Whether no two of its rows can be equal."""
         return self.rows.is_unique()

@@ -46,16 +46,20 @@ class Project(Rows):
         return [as_column(item, name) for item, name in zip(self.expressions, self.columns, strict=True)]
 
     def sources(self) -> frozenset[int]:
+        """OIDs of the tables that it reads."""
         return self.rows.sources()
 
     def at_query(self, moment: Moment, window: Window) -> sql.Composed:
+        """Its rows at one end of the window, with weights."""
         return projected(self.rows.at_terms(moment, window), self._items())
 
     def delta_query(self, window: Window) -> sql.Composed | None:
+        """How its rows changed, with weights; None: none of its sources changed."""
         terms = self.rows.delta_terms(window)
         return projected(terms, self._items()) if terms else None
 
     def is_plain(self, moment: Moment, window: Window) -> bool:
+        """Whether each row of `at_query` has the weight 1."""
         return self.rows.is_plain(moment, window)
 
     def is_unique(self) -> bool:

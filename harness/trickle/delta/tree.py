@@ -1,4 +1,7 @@
-"""From a canonical query to its operators; what has no incremental form is named."""
+"""From a canonical query to its operators; what has no incremental form is named.
+
+Long, because it is one walk over one grammar: each construct is met in one place, by a function of a few lines.
+"""
 
 from __future__ import annotations
 
@@ -425,7 +428,7 @@ class _Collected:
         bare = _bare(node)
         if bare in self.keys:
             return place(f"k{self.keys.index(bare)}")
-        if isinstance(node, exp.Filter) or isinstance(node, tuple(_AGGREGATES)):
+        if isinstance(node, (exp.Filter, *_AGGREGATES)):
             return place(self._call(node))
         if isinstance(node, exp.Column) and not node.name.startswith("__pgt_place_"):
             # It depends on the key (GROUP BY of a primary key), so as a key of its own it makes no other groups.

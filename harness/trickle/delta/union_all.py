@@ -21,12 +21,15 @@ class UnionAll(Rows):
     parts: tuple[Rows, ...]
 
     def sources(self) -> frozenset[int]:
+        """OIDs of the tables that it reads."""
         return frozenset().union(*(part.sources() for part in self.parts))
 
     def at_query(self, moment: Moment, window: Window) -> sql.Composed:
+        """Its rows at one end of the window, with weights."""
         return union_all([part.at_query(moment, window) for part in self.parts])
 
     def delta_query(self, window: Window) -> sql.Composed | None:
+        """How its rows changed, with weights; None: none of its sources changed."""
         if not window.has_changes(self.sources()):
             return None
         found = []
@@ -43,4 +46,5 @@ class UnionAll(Rows):
         return union_all(found)
 
     def is_plain(self, moment: Moment, window: Window) -> bool:
+        """Whether each row of `at_query` has the weight 1."""
         return all(part.is_plain(moment, window) for part in self.parts)

@@ -32,10 +32,12 @@ class RegroupTarget(Target):
 
     @property
     def shape(self) -> Shape:
+        """What the table looks like."""
         shown = (StorageColumn(name, type_) for name, type_ in zip(self.rows.columns, self._types, strict=True))
         return Shape((StorageColumn(ROW_ID, "bigint", is_not_null=True), *shown), (ROW_ID,))
 
     def full_query(self, moment: Moment, window: Window) -> sql.Composed:
+        """All rows that the table has to hold, its columns in order."""
         return self._full(moment, window, None)
 
     def _full(self, moment: Moment, window: Window, affected: sql.Composable | None) -> sql.Composed:
@@ -50,6 +52,7 @@ class RegroupTarget(Target):
         return select(typed, derived(groups, "__pgt_g"))
 
     def apply(self, runner: Runner, place: Place, window: Window) -> Applied:
+        """Bring the table from the window's old end to its new one (errors: see `Target.apply`)."""
         affected = self.rows.affected_query(window)
         if affected is None:
             return Applied()

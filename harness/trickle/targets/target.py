@@ -90,7 +90,8 @@ class Target(abc.ABC):
 
 
 def run_merge(runner: Runner, purpose: str, place: Place, merge: sql.Composed) -> Applied:
-    """Run a MERGE and count what it did; on a distributed table, where Citus returns no rows of it, each row that it touched counts as both."""
+    """Run a MERGE and count what it did; on a distributed table, where Citus returns no rows of it, each row that it
+    touched counts as both."""
     if place.distribution_column is not None:
         count = runner.run(purpose, merge)
         return Applied(count, count)

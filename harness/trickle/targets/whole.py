@@ -30,15 +30,18 @@ class WholeTarget(Target):
 
     @property
     def shape(self) -> Shape:
+        """What the table looks like."""
         shown = (StorageColumn(column.name, column.type_text) for column in self._columns)
         return Shape((StorageColumn(ROW_ID, "bigint", is_not_null=True), *shown), (ROW_ID,))
 
-    def full_query(self, moment: Moment, window: Window) -> sql.Composed:  # noqa: ARG002 - it has one moment, now
+    def full_query(self, moment: Moment, window: Window) -> sql.Composed:
+        """All rows of the query; it has one moment, now."""
         items: list[sql.Composable] = [as_column(sql.SQL("row_number() OVER ()"), ROW_ID)]
         items += [sql.Identifier(column.name) for column in self._columns]
         return select(items, derived(self._query, "__pgt_q"))
 
     def apply(self, runner: Runner, place: Place, window: Window) -> Applied:
+        """All rows that the table has to hold, its columns in order."""
         """Never called: there is no delta.
 
         Raises:
