@@ -158,8 +158,12 @@ def test_source_without_the_right_to_read_it_is_refused_by_name(node: Node, serv
     server.create_role(role)
     try:
         with psycopg.connect(server.dsn(node.name, user=role), autocommit=True) as connection:
-            tables = StreamTables(connection)
-            with nothing_changes(node), pytest.raises(MissingPrivilegeError):
-                tables.create("totals", TOTALS)
+            with nothing_changes(node), pytest.raises(MissingPrivilegeError, match="pgtrickle"):
+                StreamTables(connection)
+            node.sql(sql.SQL("GRANT USAGE ON SCHEMA pgtrickle TO {}").format(sql.Identifier(role)))
+            node.sql(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA pgtrickle TO {}").format(sql.Identifier(role)))
+            with nothing_changes(node), pytest.raises(MissingPrivilegeError, match="orders"):
+                StreamTables(connection).create("totals", TOTALS)
     finally:
+        node.sql(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(role)))
         server.sql(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))

@@ -1,6 +1,7 @@
 """Groups whose counts, sums and extremes are kept and follow the changes.
 
-Long, because what a number is in the delta, in a new row, in one that is there and in a full computation stands side by side.
+Long, because what a number is in the delta, in a new row, in one that is there and in a full computation stands
+side by side.
 """
 
 from __future__ import annotations
