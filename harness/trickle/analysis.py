@@ -249,8 +249,8 @@ class _Reading:
 
     def _row_columns(self) -> list[RowColumn]:
         found = self._connection.execute(
-            "SELECT t.oid, t.typname, n.nspname, p.proname, s.nspname, e.typname FROM pg_type t JOIN pg_namespace n"
-            " ON n.oid = t.typnamespace"
+            "SELECT t.oid, t.typname, n.nspname, p.proname, s.nspname, e.typname"
+            " FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace"
             " LEFT JOIN pg_proc p ON p.oid = t.typsend LEFT JOIN pg_namespace s ON s.oid = p.pronamespace"
             " LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A' WHERE t.oid = ANY (%s::oid[])",
             [[column.type_oid for column in self._canonical.columns]],
@@ -276,14 +276,12 @@ class _Reading:
             if inexact:
                 found.append(
                     "float sums depend on the order of addition: a group is added up anew when it changes, and may"
-                    " differ"
-                    " from the query's own result in the last digits"
+                    " differ from the query's own result in the last digits"
                 )
         return tuple(found)
 
 
 def _twins(source: Source) -> str:
-    """The columns whose names have the same first 59 bytes: what a buffer puts before them leaves no room for the
-    rest."""
+    """The columns whose names have the same first 59 bytes: a buffer's prefix leaves no room for the rest."""
     counts = Counter(column.new_name for column in source.columns)
     return ", ".join(f"{source.qualified}.{column.name}" for column in source.columns if counts[column.new_name] > 1)

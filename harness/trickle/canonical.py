@@ -1,5 +1,4 @@
-"""A query as PostgreSQL understands it: its canonical text, its columns, what it reads and calls. Nothing stays
-behind."""
+"""A query as PostgreSQL understands it: canonical text, columns, what it reads and calls. Nothing stays behind."""
 
 from __future__ import annotations
 
@@ -140,8 +139,8 @@ def describe(connection: psycopg.Connection[Any], query: sql.Composable) -> tupl
     ]
     found = connection.execute(
         "SELECT format_type(w.type, w.mod), t.typtype = 'e'"
-        " FROM unnest(%s::oid[], %s::integer[]) WITH ORDINALITY AS w(type, mod, place) JOIN pg_type t ON t.oid ="
-        " w.type ORDER BY w.place",
+        " FROM unnest(%s::oid[], %s::integer[]) WITH ORDINALITY AS w(type, mod, place)"
+        " JOIN pg_type t ON t.oid = w.type ORDER BY w.place",
         [[column[1] for column in columns], [column[2] for column in columns]],
     ).fetchall()
     return tuple(
@@ -244,10 +243,9 @@ def notes_of(connection: psycopg.Connection[Any], tree: str) -> tuple[str, ...]:
     if casts:
         # Such a cast uses the types' own output and input, which for dates and times follow the settings.
         unsteady = connection.execute(
-            "SELECT string_agg(DISTINCT format_type(t.oid, NULL), ', ') FROM pg_type t JOIN pg_proc o ON o.oid ="
-            " t.typoutput"
-            " JOIN pg_proc i ON i.oid = t.typinput WHERE (t.oid = ANY (%s::oid[]) AND o.provolatile <> 'i' AND"
-            " t.typtype = 'b')"
+            "SELECT string_agg(DISTINCT format_type(t.oid, NULL), ', ') FROM pg_type t"
+            " JOIN pg_proc o ON o.oid = t.typoutput JOIN pg_proc i ON i.oid = t.typinput"
+            " WHERE (t.oid = ANY (%s::oid[]) AND o.provolatile <> 'i' AND t.typtype = 'b')"
             " OR (t.oid = ANY (%s::oid[]) AND i.provolatile <> 'i' AND t.typtype = 'b')",
             [[source for source, _result in casts], [result for _source, result in casts]],
         ).fetchone()

@@ -22,17 +22,15 @@ STORAGE_FORMAT = 1
 # After so many failed refreshes in a row a stream table is in status ERROR, as in pg_trickle.
 ERRORS_UNTIL_ERROR = 3
 
-_COLUMNS = """t.pgt_id, t.pgt_relid::bigint, t.pgt_schema, t.pgt_name, t.defining_query, coalesce(t.original_query,
-t.defining_query), t.schedule,
-    t.refresh_mode, t.status, t.st_placement, CASE WHEN t.st_placement = 'distributed' THEN
-    pgtrickle._shard_key(t.pgt_relid) END,
+_COLUMNS = """t.pgt_id, t.pgt_relid::bigint, t.pgt_schema, t.pgt_name, t.defining_query,
+    coalesce(t.original_query, t.defining_query), t.schedule, t.refresh_mode, t.status, t.st_placement,
+    CASE WHEN t.st_placement = 'distributed' THEN pgtrickle._shard_key(t.pgt_relid) END,
     t.is_populated, t.needs_reinit, t.last_refresh_at, t.consecutive_errors, t.frontier, t.storage_format,
-    t.last_full_ms,
-    t.differential_us_per_change, t.xmin::text,
+    t.last_full_ms, t.differential_us_per_change, t.xmin::text,
     coalesce((SELECT jsonb_agg(jsonb_build_array(d.source_relid::bigint, d.source_stable_name, d.source_placement,
-        d.is_captured, k.captured_columns) ORDER BY d.source_relid)
-              FROM pgtrickle.pgt_dependencies d LEFT JOIN pgtrickle.pgt_change_tracking k ON k.source_relid =
-              d.source_relid
+                                                 d.is_captured, k.captured_columns) ORDER BY d.source_relid)
+              FROM pgtrickle.pgt_dependencies d
+              LEFT JOIN pgtrickle.pgt_change_tracking k ON k.source_relid = d.source_relid
               WHERE d.pgt_id = t.pgt_id), '[]')"""
 _ALL_QUERY = sql.SQL("SELECT {} FROM pgtrickle.pgt_stream_tables t ORDER BY t.pgt_schema, t.pgt_name").format(
     sql.SQL(_COLUMNS)
@@ -188,8 +186,8 @@ def check_catalog(connection: psycopg.Connection[Any]) -> None:
         ) from error
     if found is None or found < REVISION:
         raise UnsupportedVersionError(
-            f"the catalog of database {connection.info.dbname!r} is at {found or 'no revision'}, and stream tables"
-            f" need {REVISION}",
+            f"the catalog of database {connection.info.dbname!r} is at {found or 'no revision'},"
+            f" and stream tables need {REVISION}",
             hint="run: harness migrate up",
         )
 
@@ -228,8 +226,8 @@ def find_number(connection: psycopg.Connection[Any], name: str) -> tuple[int, in
     """
     try:
         row = connection.execute(
-            "SELECT t.pgt_id, t.pgt_relid::bigint FROM pgtrickle.pgt_stream_tables t WHERE t.pgt_relid ="
-            " to_regclass(%s)",
+            "SELECT t.pgt_id, t.pgt_relid::bigint FROM pgtrickle.pgt_stream_tables t"
+            " WHERE t.pgt_relid = to_regclass(%s)",
             [name],
         ).fetchone()
     except psycopg.errors.InvalidName:
@@ -270,8 +268,8 @@ def write_history(
     """Add a row to the history of refreshes."""
     connection.execute(
         "INSERT INTO pgtrickle.pgt_refresh_history (pgt_id, data_timestamp, start_time, end_time, action,"
-        " rows_inserted, rows_deleted,"
-        " delta_row_count, merge_strategy_used, was_full_fallback, error_message, status, initiated_by, reason)"
+        " rows_inserted, rows_deleted, delta_row_count, merge_strategy_used, was_full_fallback, error_message, status,"
+        " initiated_by, reason)"
         " VALUES (%s, %s, %s, clock_timestamp(), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         [
             stream_table.pgt_id,
@@ -307,13 +305,12 @@ def write_refreshed(
     """
     connection.execute(
         "UPDATE pgtrickle.pgt_stream_tables SET frontier = coalesce(%s, frontier), data_timestamp = %s,"
-        " last_refresh_at = clock_timestamp(),"
-        " consecutive_errors = 0, is_populated = true, storage_format = %s, updated_at = now(),"
-        " status = CASE WHEN status = 'SUSPENDED' OR (status = 'ERROR' AND needs_reinit AND NOT %s) THEN status ELSE"
-        " 'ACTIVE' END,"
+        " last_refresh_at = clock_timestamp(), consecutive_errors = 0, is_populated = true, storage_format = %s,"
+        " updated_at = now(), status = CASE WHEN status = 'SUSPENDED' OR (status = 'ERROR' AND needs_reinit AND NOT %s)"
+        " THEN status ELSE 'ACTIVE' END,"
         " needs_reinit = needs_reinit AND NOT (%s AND xmin::text = %s),"
-        " last_full_ms = coalesce(%s, last_full_ms), differential_us_per_change = coalesce(%s,"
-        " differential_us_per_change)"
+        " last_full_ms = coalesce(%s, last_full_ms),"
+        " differential_us_per_change = coalesce(%s, differential_us_per_change)"
         " WHERE pgt_id = %s",
         [
             None if frontier is None else Jsonb(frontier),
@@ -333,7 +330,7 @@ def write_failed(connection: psycopg.Connection[Any], stream_table: StreamTable)
     """Count a refresh that failed."""
     connection.execute(
         "UPDATE pgtrickle.pgt_stream_tables SET consecutive_errors = consecutive_errors + 1, updated_at = now(),"
-        " status = CASE WHEN status = 'ACTIVE' AND consecutive_errors + 1 >= %s THEN 'ERROR' ELSE status END WHERE"
-        " pgt_id = %s",
+        " status = CASE WHEN status = 'ACTIVE' AND consecutive_errors + 1 >= %s THEN 'ERROR' ELSE status END"
+        " WHERE pgt_id = %s",
         [ERRORS_UNTIL_ERROR, stream_table.pgt_id],
     )

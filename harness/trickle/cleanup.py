@@ -75,8 +75,8 @@ def delete_consumed(connection: psycopg.Connection[Any], sources: Iterable[Sourc
 
 def _reader_cuts(connection: psycopg.Connection[Any], source: Source) -> list[Cut] | None:
     rows = connection.execute(
-        "SELECT DISTINCT jsonb_build_object('sources', jsonb_build_object(d.source_stable_name, t.frontier ->"
-        " 'sources' -> d.source_stable_name))"
+        "SELECT DISTINCT jsonb_build_object('sources',"
+        " jsonb_build_object(d.source_stable_name, t.frontier -> 'sources' -> d.source_stable_name))"
         " FROM pgtrickle.pgt_dependencies d JOIN pgtrickle.pgt_stream_tables t USING (pgt_id) WHERE d.source_relid = %s"
         # One that recomputes its query each time reads no buffer.
         " AND d.is_captured",

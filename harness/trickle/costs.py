@@ -1,5 +1,4 @@
-"""When recomputing is cheaper: what both have cost on this stream table, measured at each refresh and kept in the
-catalog."""
+"""When recomputing is cheaper: what both have cost on this stream table, by the catalog's measures of each refresh."""
 
 from __future__ import annotations
 

@@ -164,8 +164,8 @@ def check_access_method(connection: psycopg.Connection[Any]) -> None:
 
 
 def choose_home(connection: psycopg.Connection[Any], analysis: Analysis, placement: str, *, has_citus: bool) -> Home:
-    """Where a stream table goes: the plan's table (P5.1), and beside its source wherever the query keeps what that is
-    distributed by.
+    """Where a stream table goes: the plan's table (P5.1), beside its source wherever the query keeps its distribution.
+
 
     Args:
         connection: to the coordinator.
@@ -196,9 +196,17 @@ def choose_home(connection: psycopg.Connection[Any], analysis: Analysis, placeme
 
 
 def bounded_row_count(connection: psycopg.Connection[Any], analysis: Analysis) -> int:
-    """How many rows the query has, counted up to where it no longer matters: better than an estimate, which for
-    distributed tables
-    the planner has none of (F6)."""
+    """How many rows the query has, counted up to where it no longer matters.
+
+    Better than an estimate, which for distributed tables the planner has none of (F6).
+
+    Args:
+        connection: to the coordinator; the query runs there, and nothing stays behind.
+        analysis: of the query.
+
+    Returns:
+        Their number, at most 50 times what a reference table may have.
+    """
     most = REFERENCE_BELOW_ROWS * 50
     with connection.transaction():
         if analysis.sources and any(source.is_distributed for source in analysis.sources):

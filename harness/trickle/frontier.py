@@ -1,5 +1,4 @@
-"""Where a refresh stopped: one snapshot a node. What lies in it was taken, what does not comes with a later one (D5,
-F19, F20).
+"""Where a refresh stopped: a snapshot a node. What lies in it was taken, the rest comes later (D5, F19, F20).
 
 A horizon (the oldest transaction of a snapshot) alone would make every row above it wait for that transaction. The
 whole snapshot tells them apart: only the rows of transactions that were still open wait. Both are kept, the horizons
@@ -75,8 +74,7 @@ class Cut:
 def _is_in(xid: sql.Composable, snapshot: str) -> sql.Composed:
     newest = snapshot.split(":")[1]
     if not in_progress(snapshot):
-        # The same, and a comparison of numbers: a call for each of many rows would cost more than what is done with
-        # them.
+        # The same, and a comparison of numbers: a call for each of many rows would cost more than their use does.
         return sql.SQL("{} < {}::pg_catalog.xid8").format(xid, sql.Literal(newest))
     return sql.SQL("pg_catalog.pg_visible_in_snapshot({}, {}::pg_catalog.pg_snapshot)").format(
         xid, sql.Literal(snapshot)

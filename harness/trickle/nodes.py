@@ -1,5 +1,4 @@
-"""The snapshots of all nodes, read at the same time over connections that stay open; and what is prepared on them
-(D9)."""
+"""The snapshots of all nodes, read at the same time over connections that stay open; what is prepared on them (D9)."""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ from harness.postgres.deadlines import DeadlineConnection
 from harness.trickle.frontier import Cut
 from harness.waiting import wait_until
 
-# A node on the same network answers such a query within milliseconds; one that does not in ten seconds is frozen or
-# gone.
+# A node on the same network answers such a query within milliseconds; one that has not in ten seconds froze or is gone.
 ANSWER_DEADLINE_S = 10.0
 CONNECT_TIMEOUT_S = 5
 # Every commit over several nodes is prepared for some milliseconds; what is for seconds has lost its coordinator.
@@ -28,8 +26,8 @@ UNRESOLVED_AFTER_S = 5.0
 
 _STATE_QUERY = """
     SELECT pg_catalog.pg_current_snapshot()::text,
-           coalesce((SELECT json_agg(json_build_array(p.gid, extract(epoch FROM clock_timestamp() - p.prepared))) FROM
-               pg_catalog.pg_prepared_xacts p
+           coalesce((SELECT json_agg(json_build_array(p.gid, extract(epoch FROM clock_timestamp() - p.prepared)))
+                     FROM pg_catalog.pg_prepared_xacts p
                      WHERE p.database = pg_catalog.current_database()), '[]')::text"""
 _GROUPS_QUERY = """
     SELECT n.groupid, n.nodename, n.nodeport, (SELECT max(every.groupid) FROM pg_catalog.pg_dist_node every)
@@ -209,8 +207,7 @@ def read_cut(
 
     Raises:
         ServerGoneError: a worker does not answer.
-        UnresolvedTransactionError: something has been prepared on a worker for too long (D9), and could not be
-            resolved.
+        UnresolvedTransactionError: something has been prepared on a worker for too long (D9), and cannot be resolved.
     """
     if workers is None:
         return Cut({0: own_snapshot})

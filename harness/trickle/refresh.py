@@ -51,8 +51,7 @@ class _Choice:
 
 
 class _FillUnderLockError(Exception):
-    """It turned out inside the transaction that the table is to be filled, which needs a lock taken before its
-    snapshot."""
+    """The table turned out, inside the transaction, to need a fill, for which a lock comes before the snapshot."""
 
     def __init__(self, choice: _Choice) -> None:
         super().__init__(choice.reason)
@@ -193,8 +192,7 @@ class _Run:
         return next((_Choice(action, reason) for holds, action, reason in reasons if holds), None)
 
     def _look(self) -> dict[int, Pending]:
-        """What the buffers hold beyond the last cut: one query a source, and no node is asked for its snapshot (F32,
-        F33).
+        """What the buffers hold beyond the last cut: one query a source; no node is asked for a snapshot (F32, F33).
 
         Of a distributed source all that is seen here ended before the cut of this refresh, so it counts. Of the others
         only whether there is anything: they are counted in the refresh's own snapshot.
@@ -226,8 +224,8 @@ class _Run:
             "WITH t AS (UPDATE pgtrickle.pgt_stream_tables SET last_refresh_at = clock_timestamp(), data_timestamp ="
             " %(at)s,"
             " consecutive_errors = 0 WHERE pgt_id = %(id)s RETURNING pgt_id)"
-            " INSERT INTO pgtrickle.pgt_refresh_history (pgt_id, data_timestamp, start_time, end_time, action,"
-            " status, initiated_by, reason)"
+            " INSERT INTO pgtrickle.pgt_refresh_history"
+            " (pgt_id, data_timestamp, start_time, end_time, action, status, initiated_by, reason)"
             " SELECT pgt_id, %(at)s, %(at)s, clock_timestamp(), 'NO_DATA', 'COMPLETED', %(by)s, %(why)s FROM t",
             {"at": self._begun_at, "id": self._table.pgt_id, "by": self._initiated_by, "why": reason},
         )
@@ -276,8 +274,7 @@ class _Run:
         return self._result(choice.action, choice.reason, changes, applied, strategy), left
 
     def _stop(self, source: Source, pending: Mapping[int, Pending], now: Cut) -> Cut:
-        """Where this refresh stops in a source: a distributed one that had nothing when it was looked at stays where
-        it was."""
+        """Where this refresh stops in a source: a distributed one that had nothing at the look stays where it was."""
         old = self._old[source.relid]
         if self.is_filling or old is None or not source.is_distributed or pending[source.relid].row_count:
             return now

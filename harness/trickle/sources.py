@@ -15,18 +15,18 @@ LOCAL, REFERENCE, DISTRIBUTED = "local", "reference", "distributed"
 _CITUS_QUERY = "SELECT pg_catalog.to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"
 _RELATIONS_QUERY = """
     SELECT c.oid, n.nspname, c.relname, c.relkind, pgtrickle.stable_name(c.oid), pgtrickle.placement_of(c.oid),
-        c.relrowsecurity,
+           c.relrowsecurity,
            EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) AND c.relkind = 'r',
            pgtrickle._shard_key(c.oid),
-           coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_index x JOIN pg_attribute a
-                     ON a.attrelid = x.indrelid AND a.attnum = ANY (x.indkey) WHERE x.indrelid = c.oid AND
-                     x.indisprimary), '{}'),
+           coalesce((SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_index x
+                     JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = ANY (x.indkey)
+                     WHERE x.indrelid = c.oid AND x.indisprimary), '{}'),
            EXISTS (SELECT FROM pgtrickle.pgt_stream_tables t WHERE t.pgt_relid = c.oid),
            (SELECT m.amname FROM pg_am m WHERE m.oid = c.relam AND c.relkind = 'r')
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (%s::oid[]) ORDER BY c.oid"""
 _COLUMNS_QUERY = """
     SELECT a.attrelid, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod, a.attnotnull,
-        a.attgenerated <> '',
+           a.attgenerated <> '',
            pg_get_expr(d.adbin, d.adrelid), ('new_' || a.attname)::name::text, ('old_' || a.attname)::name::text
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated <> ''
     WHERE a.attrelid = ANY (%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum"""
@@ -103,8 +103,7 @@ class Source:
 
     @property
     def table(self) -> sql.Identifier:
-        """What a query reads: the table, or the coordinator's own replica of a reference table, which is what is
-        captured."""
+        """What a query reads: the table, or the coordinator's own replica of a reference table, which is captured."""
         return sql.Identifier(self.schema, self.shard or self.name)
 
     @property

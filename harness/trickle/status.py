@@ -52,11 +52,11 @@ class Status:
 
 # A writer of a source has a lock on its change buffer, or on a shard of it, until it ends.
 _HOLDERS_QUERY = """
-    SELECT a.pid, extract(epoch FROM clock_timestamp() - a.xact_start)::float8, coalesce(a.state, ''), left(a.query,
-        200)
+    SELECT a.pid, extract(epoch FROM clock_timestamp() - a.xact_start)::float8, coalesce(a.state, ''),
+           left(a.query, 200)
     FROM pg_catalog.pg_stat_activity a
-    WHERE a.datname = pg_catalog.current_database() AND a.backend_xid IS NOT NULL AND a.pid <>
-    pg_catalog.pg_backend_pid()
+    WHERE a.datname = pg_catalog.current_database() AND a.backend_xid IS NOT NULL
+      AND a.pid <> pg_catalog.pg_backend_pid()
       AND EXISTS (SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
                   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                   WHERE l.pid = a.pid AND l.mode = 'RowExclusiveLock' AND n.nspname = 'pgtrickle_changes'

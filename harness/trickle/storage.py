@@ -92,8 +92,8 @@ def create_storage(
 def guard(connection: psycopg.Connection[Any], table: sql.Identifier, placement: str) -> None:
     """Let nobody but a refresh write a stream table; on Citus every shard has the trigger too (F8). No harm twice."""
     found = connection.execute(
-        "SELECT FROM pg_trigger t WHERE t.tgrelid = %s::regclass AND t.tgfoid ="
-        " 'pgtrickle._guard_stream_table'::regproc",
+        "SELECT FROM pg_trigger t WHERE t.tgrelid = %s::regclass"
+        " AND t.tgfoid = 'pgtrickle._guard_stream_table'::regproc",
         [table.as_string(connection)],
     ).fetchone()
     if found is not None:
@@ -134,8 +134,8 @@ def reshape(connection: psycopg.Connection[Any], relid: int, table: sql.Identifi
         shape: what it has to be.
     """
     constraints = connection.execute(
-        "SELECT c.conname FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY"
-        " (c.conkey)"
+        "SELECT c.conname FROM pg_constraint c"
+        " JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)"
         " WHERE c.conrelid = %s AND c.contype IN ('p', 'u') AND a.attname = '__pgt_row_id'",
         [relid],
     ).fetchall()
@@ -143,10 +143,10 @@ def reshape(connection: psycopg.Connection[Any], relid: int, table: sql.Identifi
         connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table, sql.Identifier(name)))
     # The unique index of 0.2 on the row id is no constraint.
     indexes = connection.execute(
-        "SELECT n.nspname, c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON"
-        " n.oid = c.relnamespace"
-        " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] WHERE i.indrelid = %s AND"
-        " a.attname = '__pgt_row_id'",
+        "SELECT n.nspname, c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]"
+        " WHERE i.indrelid = %s AND a.attname = '__pgt_row_id'",
         [relid],
     ).fetchall()
     for index in indexes:

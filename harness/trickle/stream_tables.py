@@ -160,8 +160,8 @@ class StreamTables:
 
     def _refuse_taken(self, schema: str, table: str) -> None:
         row = self._connection.execute(
-            "SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND"
-            " c.relname = %s",
+            "SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = %s AND c.relname = %s",
             [schema, table],
         ).fetchone()
         if row is not None:
@@ -223,8 +223,7 @@ class StreamTables:
     ) -> None:
         row = self._connection.execute(
             "INSERT INTO pgtrickle.pgt_stream_tables (pgt_id, pgt_relid, pgt_name, pgt_schema, defining_query,"
-            " original_query, schedule,"
-            " refresh_mode, status, st_placement, storage_format, functions_used)"
+            " original_query, schedule, refresh_mode, status, st_placement, storage_format, functions_used)"
             " SELECT coalesce(%s, nextval('pgtrickle.pgt_stream_tables_pgt_id_seq')), c.oid, c.relname, n.nspname,"
             " %s, %s, %s, %s, 'INITIALIZING', %s, %s, %s"
             " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s RETURNING pgt_id",
@@ -303,8 +302,8 @@ class StreamTables:
         old = None if query is not None else self._plan(before)
         if old is not None and self._is_same(old, analysis):
             self._connection.execute(
-                "UPDATE pgtrickle.pgt_stream_tables SET schedule = %s, refresh_mode = %s, updated_at = now() WHERE"
-                " pgt_id = %s",
+                "UPDATE pgtrickle.pgt_stream_tables SET schedule = %s, refresh_mode = %s, updated_at = now()"
+                " WHERE pgt_id = %s",
                 [schedule, mode, before.pgt_id],
             )
             return
@@ -438,11 +437,31 @@ class StreamTables:
     # the rest
 
     def suspend(self, name: str) -> StreamTable:
-        """Let nobody refresh it until it is resumed; its sources are captured meanwhile, and nothing is lost."""
+        """Let nobody refresh it until it is resumed; its sources are captured meanwhile, and nothing is lost.
+
+        Args:
+            name: which one.
+
+        Returns:
+            The stream table as it is now: one row of the catalog, on the coordinator, was changed.
+
+        Raises:
+            StreamTableNotFoundError: there is none of that name.
+        """
         return self._set_status(name, "SUSPENDED")
 
     def resume(self, name: str) -> StreamTable:
-        """Let it be refreshed again."""
+        """Let it be refreshed again, its failures forgotten.
+
+        Args:
+            name: which one.
+
+        Returns:
+            The stream table as it is now: one row of the catalog, on the coordinator, was changed.
+
+        Raises:
+            StreamTableNotFoundError: there is none of that name.
+        """
         return self._set_status(name, "ACTIVE")
 
     def _set_status(self, name: str, status: str) -> StreamTable:
@@ -469,9 +488,8 @@ class StreamTables:
         refuse_busy(self._connection)
         found = catalog.find(self._connection, name)
         readers = self._connection.execute(
-            "SELECT format('%%I.%%I', t.pgt_schema, t.pgt_name) FROM pgtrickle.pgt_dependencies d JOIN"
-            " pgtrickle.pgt_stream_tables t USING (pgt_id)"
-            " WHERE d.source_relid = %s",
+            "SELECT format('%%I.%%I', t.pgt_schema, t.pgt_name) FROM pgtrickle.pgt_dependencies d"
+            " JOIN pgtrickle.pgt_stream_tables t USING (pgt_id) WHERE d.source_relid = %s",
             [found.relid],
         ).fetchall()
         if readers and not cascade:
@@ -501,10 +519,9 @@ class StreamTables:
     def _remove_captures(self, relids: Sequence[int]) -> None:
         """End the capture of those of these sources that nobody reads changes of any more."""
         self._connection.execute(
-            "SELECT pgtrickle.remove_capture(k.source_relid) FROM pgtrickle.pgt_change_tracking k WHERE"
-            " k.source_relid = ANY (%s::oid[])"
-            " AND NOT EXISTS (SELECT FROM pgtrickle.pgt_dependencies d WHERE d.source_relid = k.source_relid AND"
-            " d.is_captured)",
+            "SELECT pgtrickle.remove_capture(k.source_relid) FROM pgtrickle.pgt_change_tracking k"
+            " WHERE k.source_relid = ANY (%s::oid[]) AND NOT EXISTS (SELECT FROM pgtrickle.pgt_dependencies d"
+            " WHERE d.source_relid = k.source_relid AND d.is_captured)",
             [builtins.list(relids)],
         )
 
@@ -517,13 +534,30 @@ class StreamTables:
 
         Args:
             name: which one; None: all.
+
+        Returns:
+            One for each, by schema and name; nothing stays behind. Buffers are read through the coordinator, and who
+            holds a distributed source is asked on the workers too.
+
+        Raises:
+            StreamTableNotFoundError: there is none of that name.
+            ServerGoneError: a worker does not answer.
         """
         wanted = self.list() if name is None else [catalog.find(self._connection, name)]
         return [fetch_status(self._connection, found, self._workers) for found in wanted]
 
     def explain(self, name: str) -> Explanation:
-        """How a stream table would be refreshed now: the mode and why, the statements, what Citus pushes down. Runs
-        none of them."""
+        """How a stream table would be refreshed now; runs none of the statements that it shows.
+
+        Args:
+            name: which one.
+
+        Returns:
+            The mode and why, the statements in order, what Citus pushes down. Nothing stays behind.
+
+        Raises:
+            StreamTableNotFoundError: there is none of that name.
+        """
         refuse_busy(self._connection)
         found = catalog.find(self._connection, name)
         with self._understood(found.qualified):

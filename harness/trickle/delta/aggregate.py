@@ -48,8 +48,7 @@ class Key:
 
 
 def group_hash(values: Sequence[tuple[Key, sql.Composable]]) -> sql.Composed:
-    """The row id of a group: PostgreSQL's own hash of the key's values, equal for keys that are equal; 0 for the only
-    group."""
+    """The row id of a group: PostgreSQL's own hash of its key, equal for keys that are equal; 0 for the only group."""
     if not values:
         return sql.Composed([sql.SQL("0::bigint")])
     hashed = [

@@ -1,5 +1,4 @@
-"""PostgreSQL as sqlglot reads it, with as little of sqlglot's own taste as possible: what it reads it writes as it
-was."""
+"""PostgreSQL as sqlglot reads it, with as little of sqlglot's own taste as possible: it writes what it read."""
 
 from __future__ import annotations
 
@@ -13,8 +12,7 @@ from sqlglot.parsers.postgres import PostgresParser
 
 from harness.trickle.delta.reasons import NotIncrementalError
 
-# The functions that sqlglot may know by meaning; every other call keeps its name and its arguments as they were
-# written.
+# The functions that sqlglot may know by meaning; every other call keeps its name and arguments as they were written.
 _KNOWN_FUNCTIONS = ("COUNT", "SUM", "AVG", "MIN", "MAX", "COALESCE", "GREATEST", "LEAST", "NULLIF")
 
 

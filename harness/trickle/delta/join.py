@@ -98,8 +98,7 @@ class Join:
         return terms
 
     def other_query(self, changed: int, other: int, window: Window) -> sql.Composed:
-        """What one item is joined with when another one changed: what it held before, if it stands before it, and what
-        it holds now."""
+        """What one item is joined with when another one changed: its old rows, if it stands before it, else its new."""
         return self.items[other].rows.at_query(Moment.OLD if other < changed else Moment.NEW, window)
 
     def _staged(self, changed: int, other: int, window: Window) -> sql.Composed | None:

@@ -29,8 +29,7 @@ class Rows(abc.ABC):
 
     @abc.abstractmethod
     def at_query(self, moment: Moment, window: Window) -> sql.Composed:
-        """Its rows at one end of the window, each with a weight; the sum of the weights of equal rows is how often it
-        is there."""
+        """Its rows at one end of the window, with weights: those of equal rows add up to how often it is there."""
 
     @abc.abstractmethod
     def delta_query(self, window: Window) -> sql.Composed | None:

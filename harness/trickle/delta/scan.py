@@ -41,8 +41,7 @@ class Scan(Rows):
         return frozenset([self.source.relid])
 
     def at_query(self, moment: Moment, window: Window) -> sql.Composed:
-        """The table; where rows can be in it that are later than the moment, those again with the opposite weight
-        (F21)."""
+        """The table; rows in it that are later than the moment come again, with the opposite weight (F21)."""
         weight = sql.SQL("{} AS {}").format(ONE, WEIGHT)
         table = select([*names(self.columns), weight], self.source.table)
         beyond = window.beyond(self.source, moment)

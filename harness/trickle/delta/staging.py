@@ -1,5 +1,4 @@
-"""Joins that Citus cannot plan as they are: each part is brought to the coordinator, cut down to what the change can
-meet.
+"""Joins that Citus cannot plan as they are: their parts come to the coordinator, cut down to what a change can meet.
 
 Citus joins distributed tables on their distribution columns only (F23), and a table with what has to be taken back from
 it (F21) is a union, which it joins with even less. A change is small, and so is what it meets: the rows of the other

@@ -1,5 +1,4 @@
-"""The span that a refresh works on: from the cut where it last stopped to the one where it stops now, and how each is
-read."""
+"""The span that a refresh works on: from the cut where it last stopped to where it stops now; how both are read."""
 
 from __future__ import annotations
 

@@ -138,8 +138,7 @@ class GroupTarget(Target):
     # the delta
 
     def delta_query(self, window: Window) -> sql.Composed:
-        """How the groups changed: row id, key, and the change of each number, under the names of the table's
-        columns."""
+        """How the groups changed: row id, key, and the change of each number, under the table's column names."""
         below = self.rows.input_query(self.rows.rows.delta_terms(window))
         count = sql.SQL("coalesce(sum({}), 0)::bigint").format(WEIGHT)
         items: list[sql.Composable] = [as_column(self._row_id(), ROW_ID)]
@@ -158,8 +157,7 @@ class GroupTarget(Target):
         )
 
     def _combined(self, old: str | None, new: str) -> dict[str, sql.Composable]:
-        """What the table holds after the delta ``new`` met the row ``old``, by column; of a new row where old is
-        None."""
+        """What the table holds once the delta ``new`` met the row ``old``, by column; old None: of a new row."""
         found: dict[str, sql.Composable] = {COUNT: _plus(old, new, COUNT)}
         values: dict[str, sql.Composable] = {key.place: of(old or new, self._keys[key.place]) for key in self.rows.keys}
         for call in self.rows.calls:
@@ -213,8 +211,7 @@ class GroupTarget(Target):
         return sql.SQL(" AND ").join(checks) if checks else None
 
     def _possible(self, count: sql.Composable, *aliases: str) -> sql.Composed:
-        """A group's count, or NULL where it cannot be: the column refuses it, the statement fails, and the table is
-        filled anew."""
+        """A group's count, or NULL where it cannot be: the column refuses that, and the table is filled anew."""
         # A group without rows is no group; the only group of an aggregate without GROUP BY is there without any.
         least = sql.SQL("{} > 0") if self.rows.has_groups else sql.SQL("{} >= 0")
         conditions = [least.format(count)]

@@ -200,8 +200,7 @@ class RowTarget(Target):
             self._match(place, _T, _D), of(_T, ORDINAL), of(_D, _AT), of(_D, "__pgt_w")
         )
         shown = [ROW_ID, *(column.name for column in self._columns)]
-        # A row that goes and is not there would come without an ordinal, which the column refuses: the table is filled
-        # anew.
+        # A row that goes and is not there would come without an ordinal; the column refuses, the table is filled anew.
         ordinal = sql.SQL("CASE WHEN {} > 0 THEN {} END").format(of(_D, "__pgt_w"), of(_D, _AT))
         return run_merge(
             runner,
@@ -225,8 +224,8 @@ class RowTarget(Target):
         expected = runner.fetch(
             "how many rows go and come",
             sql.SQL(
-                "SELECT count(*) FILTER (WHERE {w} < 0), count(*) FILTER (WHERE {w} > 0), coalesce(bool_or({at} IS"
-                " NULL OR {at} < 0), false) FROM ({r}) AS d"
+                "SELECT count(*) FILTER (WHERE {w} < 0), count(*) FILTER (WHERE {w} > 0),"
+                " coalesce(bool_or({at} IS NULL OR {at} < 0), false) FROM ({r}) AS d"
             ).format(w=WEIGHT, at=sql.Identifier(_AT), r=rows),
         )
         going, coming, is_odd = expected[0] if expected else (1, 1, False)

@@ -90,8 +90,17 @@ class Target(abc.ABC):
 
 
 def run_merge(runner: Runner, purpose: str, place: Place, merge: sql.Composed) -> Applied:
-    """Run a MERGE and count what it did; on a distributed table, where Citus returns no rows of it, each row that it
-    touched counts as both."""
+    """Run a MERGE and count what it did.
+
+    Args:
+        runner: who runs it.
+        purpose: what it is for, as `explain` shows it.
+        place: the table; of a distributed one Citus returns no rows, so each row that it touched counts as both.
+        merge: the statement, without RETURNING.
+
+    Returns:
+        What it did. Nothing stays behind but that, in the caller's transaction, on the coordinator.
+    """
     if place.distribution_column is not None:
         count = runner.run(purpose, merge)
         return Applied(count, count)

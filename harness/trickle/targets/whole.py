@@ -41,7 +41,6 @@ class WholeTarget(Target):
         return select(items, derived(self._query, "__pgt_q"))
 
     def apply(self, runner: Runner, place: Place, window: Window) -> Applied:
-        """All rows that the table has to hold, its columns in order."""
         """Never called: there is no delta.
 
         Raises:
