@@ -34,30 +34,13 @@ from harness.trickle.targets.whole import WholeTarget
 
 _KINDS = {"m": "a materialized view", "f": "a foreign table", "S": "a sequence", "t": "a TOAST table"}
 # Types whose equal values are the same in every respect. Of others (1.0 and 1.00; 1 day and 24 hours; json, which knows
-# no equality; enums, whose hash is their OID's) the binary image is compared, which PostgreSQL's own send functions
-# give.
+# no equality; enums, whose hash is their OID's) the binary image is compared, of PostgreSQL's own send functions.
 _SAME_IF_EQUAL = frozenset(
-    [
-        "bool",
-        "int2",
-        "int4",
-        "int8",
-        "oid",
-        "text",
-        "varchar",
-        "name",
-        "char",
-        "bytea",
-        "date",
-        "timestamp",
-        "timestamptz",
-        "time",
-        "uuid",
-        "pg_lsn",
-        "xid8",
-        "macaddr",
-        "macaddr8",
-    ]
+    {
+        *("bool", "int2", "int4", "int8", "oid", "pg_lsn", "xid8"),
+        *("text", "varchar", "name", "char", "bytea", "uuid", "macaddr", "macaddr8"),
+        *("date", "timestamp", "timestamptz", "time"),
+    }
 )
 
 

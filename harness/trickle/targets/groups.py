@@ -1,13 +1,8 @@
-"""Groups whose counts, sums and extremes are kept and follow the changes.
-
-Long, because what a number is in the delta, in a new row, in one that is there and in a full computation stands
-side by side.
-"""
+"""Groups whose counts, sums and extremes are kept and follow the changes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from psycopg import sql
 
@@ -18,6 +13,7 @@ from harness.trickle.delta.rows import as_column, derived, names, select, union_
 from harness.trickle.delta.window import WEIGHT, Moment, Window
 from harness.trickle.sources import raw_expression
 from harness.trickle.targets.shape import COUNT, ROW_ID, Shape, StorageColumn, listed, of, same
+from harness.trickle.targets.slots import Slot, slots_of
 from harness.trickle.targets.target import (
     Applied,
     Place,
@@ -32,49 +28,6 @@ from harness.trickle.targets.target import (
 
 _DELTA, _AGAIN = "__pgt_delta", "__pgt_again"
 _T, _D = "__pgt_t", "__pgt_d"
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A number that is kept for an aggregate.
-
-    Attributes:
-        call: whose.
-        kind: ``count`` (of the rows that it counts), ``sum`` or ``extremum``.
-        column: where it is kept; the column of the result itself where that is the same number.
-        type_text: of the column.
-    """
-
-    call: Call
-    kind: str
-    column: str
-    type_text: str
-
-    def delta(self) -> sql.Composed:
-        """Its change, over weighted rows."""
-        if self.kind == "count":
-            return self.call.count()
-        if self.kind == "sum":
-            return self.call.total()
-        came = sql.SQL("{} > 0").format(WEIGHT)
-        call = sql.SQL("{}({})").format(raw_expression(self.call.function), self.call.value)
-        return self.call.restricted(call, came)
-
-    def lost(self) -> sql.Composed:
-        """Of an extremum: the extreme one among the values that went."""
-        went = sql.SQL("{} < 0").format(WEIGHT)
-        call = sql.SQL("{}({})").format(raw_expression(self.call.function), self.call.value)
-        return self.call.restricted(call, went)
-
-    @property
-    def lost_column(self) -> str:
-        """Where the delta has `lost`."""
-        return f"__pgt_lost_{self.call.place}"
-
-    @property
-    def may_be_infinite(self) -> bool:
-        """Whether it can hold a NaN or an infinity, from which nothing can be taken away."""
-        return self.kind == "sum" and self.call.base_type == "numeric"
 
 
 class GroupTarget(Target):
@@ -96,7 +49,7 @@ class GroupTarget(Target):
             if output.only_place
         }
         self._keys = {key.place: shown.get(key.place, f"__pgt_key_{key.place}") for key in rows.keys}
-        self._slots = {call.place: tuple(_slots(call, shown.get(call.place))) for call in rows.calls}
+        self._slots = {call.place: tuple(slots_of(call, shown.get(call.place))) for call in rows.calls}
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -153,7 +106,7 @@ class GroupTarget(Target):
             items,
             derived(below, "__pgt_c"),
             group_by=self._key_values(),
-            having=sql.SQL(" OR ").join([sql.SQL("{} <> 0").format(count), *(_moved(slot) for slot in self.slots)]),
+            having=sql.SQL(" OR ").join([sql.SQL("{} <> 0").format(count), *(slot.moved() for slot in self.slots)]),
         )
 
     def _combined(self, old: str | None, new: str) -> dict[str, sql.Composable]:
@@ -391,34 +344,10 @@ class GroupTarget(Target):
         return Applied(count - len(gone), count)
 
 
-def _slots(call: Call, shown: str | None) -> Iterator[Slot]:
-    if call.function == "count":
-        if call.argument is None and call.condition is None:
-            yield Slot(call, "count", COUNT, "bigint")
-        else:
-            yield Slot(call, "count", shown or f"__pgt_n_{call.place}", "bigint")
-        return
-    if call.is_extremum:
-        yield Slot(call, "extremum", shown or f"__pgt_v_{call.place}", call.result_type)
-        return
-    yield Slot(call, "count", f"__pgt_n_{call.place}", "bigint")
-    # What avg adds up is as wide as sum's own result for the type.
-    kept = shown if call.function == "sum" and shown else f"__pgt_s_{call.place}"
-    yield Slot(call, "sum", kept, call.result_type if call.function == "sum" else "numeric")
-
-
 def _plus(old: str | None, new: str, column: str) -> sql.Composed:
     if old is None:
         return of(new, column)
     return sql.SQL("coalesce({}, 0) + coalesce({}, 0)").format(of(old, column), of(new, column))
-
-
-def _moved(slot: Slot) -> sql.Composed:
-    if slot.kind == "extremum":
-        return sql.SQL("({}) IS NOT NULL OR ({}) IS NOT NULL").format(slot.delta(), slot.lost())
-    if slot.kind == "sum":
-        return sql.SQL("coalesce({}, 0) <> 0").format(slot.delta())
-    return sql.SQL("{} <> 0").format(slot.delta())
 
 
 def _assignments(values: Mapping[str, sql.Composable]) -> sql.Composed:
