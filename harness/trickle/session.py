@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-from harness.errors import BadInputError, LockedError
+from harness.errors import BadInputError, LockedError, MissingPrivilegeError, ServerGoneError
 from harness.trickle.storage import refresh_settings
 
 # The class of this project's advisory locks; the second key is the stream table's number.
@@ -77,6 +77,37 @@ def transaction(
             settings.append(sql.SQL("SET LOCAL citus.enable_repartition_joins = on"))
         connection.execute(sql.SQL("; ").join(settings))
         yield
+
+
+@contextmanager
+def understood(what: str) -> Iterator[None]:
+    """What PostgreSQL says of rights, locks and lost nodes, in this project's errors.
+
+    Args:
+        what: was being done or looked at, to begin the message with.
+
+    Raises:
+        MissingPrivilegeError: the role may not.
+        LockedError: a lock was not to be had in time.
+        ServerGoneError: a node does not answer, or the connection is lost.
+    """
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MissingPrivilegeError(
+            f"{what}: {error.diag.message_primary}", hint="ask its owner, or a superuser", sqlstate=error.sqlstate
+        ) from error
+    except psycopg.errors.LockNotAvailable as error:
+        raise LockedError(
+            f"{what}: {error.diag.message_primary}", hint="somebody holds a lock on it or on a source (pg_locks)"
+        ) from error
+    except psycopg.OperationalError as error:
+        if error.sqlstate is None or error.sqlstate[:2] in {"08", "57"}:
+            words = (str(error).strip().splitlines() or ["the connection was lost"])[0]
+            raise ServerGoneError(
+                f"{what}: {words}", hint="a node does not answer; nothing was changed", sqlstate=error.sqlstate
+            ) from error
+        raise
 
 
 class Statements:

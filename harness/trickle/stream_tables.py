@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -16,13 +15,10 @@ import psycopg
 from psycopg import sql
 
 from harness.errors import (
-    BadInputError,
     HarnessError,
     LockedError,
-    MissingPrivilegeError,
     QueryRefusedError,
     RefusedError,
-    ServerGoneError,
 )
 from harness.trickle import catalog
 from harness.trickle.analysis import Analysis, analyze
@@ -30,13 +26,14 @@ from harness.trickle.canonical import plain_query
 from harness.trickle.catalog import Refresh, StreamTable
 from harness.trickle.definition import Home, check_access_method, check_query, check_words, choose_home, recomputed
 from harness.trickle.explain import Explanation, explain
+from harness.trickle.making import make, named, refuse_taken, remove_captures
 from harness.trickle.nodes import Workers, refuse_unresolved
 from harness.trickle.plans import Plan, choose_plan
 from harness.trickle.refresh import refresh
-from harness.trickle.session import LOCK_TIMEOUT_MS, alone, refuse_busy
-from harness.trickle.sources import Source, has_citus
+from harness.trickle.session import LOCK_TIMEOUT_MS, alone, refuse_busy, understood
+from harness.trickle.sources import has_citus
 from harness.trickle.status import Status, fetch_status
-from harness.trickle.storage import create_storage, drop_query, shard_count_for
+from harness.trickle.storage import drop_query
 
 
 class StreamTables:
@@ -99,10 +96,10 @@ class StreamTables:
         """
         refuse_busy(self._connection)
         schedule, mode, placement = check_words(schedule, mode, placement)
-        schema, table = self._place(name)
-        self._refuse_taken(schema, table)
+        schema, table = named(self._connection, name)
+        refuse_taken(self._connection, schema, table)
         check_access_method(self._connection)
-        with self._understood(f"stream table {schema}.{table}"):
+        with understood(f"stream table {schema}.{table}"):
             analysis = check_query(self._connection, query, mode)
             self._refuse_unresolved(analysis)
             home = choose_home(self._connection, analysis, placement, has_citus=self._has_citus)
@@ -144,28 +141,8 @@ class StreamTables:
             instead_of=made,
         )
         with self._connection.transaction():
-            self._remove_captures([dependency.relid for dependency in made.dependencies])
+            remove_captures(self._connection, [dependency.relid for dependency in made.dependencies])
         return found
-
-    def _place(self, name: str) -> tuple[str, str]:
-        schema, table = catalog.split_name(self._connection, name)
-        if schema is None:
-            row = self._connection.execute("SELECT current_schema()").fetchone()
-            if row is None or row[0] is None:
-                raise BadInputError(f"{name!r} needs a schema", hint="write schema.table")
-            schema = str(row[0])
-        if schema in {"pgtrickle", "pgtrickle_changes", "pg_catalog", "information_schema"}:
-            raise BadInputError(f"schema {schema} is not for stream tables", hint="use a schema of yours")
-        return schema, table
-
-    def _refuse_taken(self, schema: str, table: str) -> None:
-        row = self._connection.execute(
-            "SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE n.nspname = %s AND c.relname = %s",
-            [schema, table],
-        ).fetchone()
-        if row is not None:
-            raise BadInputError(f"{schema}.{table} is taken", hint="choose another name, or drop what has it")
 
     def _refuse_unresolved(self, analysis: Analysis) -> None:
         if self._workers is not None and any(source.placement != "local" for source in analysis.sources):
@@ -182,78 +159,18 @@ class StreamTables:
         original: sql.SQL,
         instead_of: StreamTable | None,
     ) -> StreamTable:
-        """Storage, capture and catalog rows in one transaction."""
-        with self._connection.transaction():
-            self._connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
-            if self._has_citus:
-                # A function cannot be made after a parallel command in one transaction (F24).
-                self._connection.execute("SET LOCAL citus.multi_shard_modify_mode = 'sequential'")
-            if instead_of is not None:
-                self._connection.execute(drop_query(instead_of.identifier, cascade=False))
-            beside = next((source for source in analysis.sources if source.relid == home.colocate_with), None)
-            relid = create_storage(
-                self._connection,
-                name,
-                analysis.target.shape,
-                placement=home.placement,
-                distribution_column=home.distribution_column,
-                colocate_with=None
-                if beside is None
-                else sql.Identifier(beside.schema, beside.name).as_string(self._connection),
-                shard_count=shard_count_for(home.row_count),
-            )
-            self._write_rows(
-                relid, analysis, home, schedule=schedule, mode=mode, original=original, instead_of=instead_of
-            )
-            if analysis.is_incremental:
-                for source in analysis.tables:
-                    self._connection.execute("SELECT pgtrickle.install_capture(%s::oid)", [source.relid])
+        relid = make(
+            self._connection,
+            name,
+            analysis,
+            home,
+            schedule=schedule,
+            mode=mode,
+            original=original,
+            instead_of=instead_of,
+            has_citus=self._has_citus,
+        )
         return self._known(relid)
-
-    def _write_rows(
-        self,
-        relid: int,
-        analysis: Analysis,
-        home: Home,
-        *,
-        schedule: str | None,
-        mode: str,
-        original: sql.SQL,
-        instead_of: StreamTable | None,
-    ) -> None:
-        row = self._connection.execute(
-            "INSERT INTO pgtrickle.pgt_stream_tables (pgt_id, pgt_relid, pgt_name, pgt_schema, defining_query,"
-            " original_query, schedule, refresh_mode, status, st_placement, storage_format, functions_used)"
-            " SELECT coalesce(%s, nextval('pgtrickle.pgt_stream_tables_pgt_id_seq')), c.oid, c.relname, n.nspname,"
-            " %s, %s, %s, %s, 'INITIALIZING', %s, %s, %s"
-            " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s RETURNING pgt_id",
-            [
-                None if instead_of is None else instead_of.pgt_id,
-                analysis.canonical.text,
-                original.as_string(self._connection),
-                schedule,
-                mode,
-                home.placement,
-                catalog.STORAGE_FORMAT,
-                sorted({function.name for function in analysis.canonical.functions}),
-                relid,
-            ],
-        ).fetchone()
-        pgt_id = row[0] if row else None
-        for source in analysis.sources:
-            self._connection.execute(
-                "INSERT INTO pgtrickle.pgt_dependencies (pgt_id, source_relid, source_type, source_stable_name,"
-                " source_placement, is_captured)"
-                " VALUES (%s, %s, %s, %s, %s, %s)",
-                [
-                    pgt_id,
-                    source.relid,
-                    _source_type(source),
-                    source.stable_name,
-                    source.placement,
-                    analysis.is_incremental and source in analysis.tables,
-                ],
-            )
 
     def alter(
         self, name: str, *, query: str | None = None, schedule: str | None = None, mode: str | None = None
@@ -279,7 +196,7 @@ class StreamTables:
         new_schedule, new_mode, _ = check_words(
             None if is_manual else (schedule or before.schedule), mode or before.mode, "auto"
         )
-        with alone(self._connection, before.pgt_id, before.qualified), self._understood(before.qualified):
+        with alone(self._connection, before.pgt_id, before.qualified), understood(before.qualified):
             if query is not None or (mode is not None and new_mode != before.mode):
                 self._remake(before, query, new_schedule, new_mode)
             else:
@@ -328,7 +245,7 @@ class StreamTables:
             ) from error
         self._plans.pop(before.pgt_id, None)
         with self._connection.transaction():
-            self._remove_captures([dependency.relid for dependency in before.dependencies])
+            remove_captures(self._connection, [dependency.relid for dependency in before.dependencies])
 
     @staticmethod
     def _is_same(plan: Plan, analysis: Analysis) -> bool:
@@ -361,7 +278,7 @@ class StreamTables:
         pgt_id, relid = catalog.find_number(self._connection, name)
         if mode is not None:
             mode = check_words(None, mode, "auto")[1]
-        with alone(self._connection, pgt_id, name), self._understood(name):
+        with alone(self._connection, pgt_id, name), understood(name):
             found = self._known(relid)
             if found.status == "SUSPENDED":
                 raise RefusedError(f"{found.qualified} is suspended", hint="resume it first: harness st resume")
@@ -509,21 +426,12 @@ class StreamTables:
                     self._connection.execute(
                         "DELETE FROM pgtrickle.pgt_stream_tables WHERE pgt_id = %s", [found.pgt_id]
                     )
-                    self._remove_captures([dependency.relid for dependency in found.dependencies])
+                    remove_captures(self._connection, [dependency.relid for dependency in found.dependencies])
             except psycopg.errors.DependentObjectsStillExist as error:
                 raise RefusedError(
                     f"{found.qualified} is used: {error.diag.message_detail}", hint="drop that first, or use cascade"
                 ) from error
         self._plans.pop(found.pgt_id, None)
-
-    def _remove_captures(self, relids: Sequence[int]) -> None:
-        """End the capture of those of these sources that nobody reads changes of any more."""
-        self._connection.execute(
-            "SELECT pgtrickle.remove_capture(k.source_relid) FROM pgtrickle.pgt_change_tracking k"
-            " WHERE k.source_relid = ANY (%s::oid[]) AND NOT EXISTS (SELECT FROM pgtrickle.pgt_dependencies d"
-            " WHERE d.source_relid = k.source_relid AND d.is_captured)",
-            [builtins.list(relids)],
-        )
 
     def list(self) -> list[StreamTable]:
         """All stream tables, by schema and name."""
@@ -560,7 +468,7 @@ class StreamTables:
         """
         refuse_busy(self._connection)
         found = catalog.find(self._connection, name)
-        with self._understood(found.qualified):
+        with understood(found.qualified):
             return explain(self._connection, found, self._plan(found), has_citus=self._has_citus)
 
     def _known(self, relid: int) -> StreamTable:
@@ -570,30 +478,3 @@ class StreamTables:
                 "the stream table was dropped meanwhile", hint="`harness st list` shows those that are left"
             )
         return found
-
-    @contextlib.contextmanager
-    def _understood(self, what: str) -> Iterator[None]:
-        """What PostgreSQL says of rights, locks and lost nodes, in this project's errors."""
-        try:
-            yield
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise MissingPrivilegeError(
-                f"{what}: {error.diag.message_primary}", hint="ask its owner, or a superuser", sqlstate=error.sqlstate
-            ) from error
-        except psycopg.errors.LockNotAvailable as error:
-            raise LockedError(
-                f"{what}: {error.diag.message_primary}", hint="somebody holds a lock on it or on a source (pg_locks)"
-            ) from error
-        except psycopg.OperationalError as error:
-            if error.sqlstate is None or error.sqlstate[:2] in {"08", "57"}:
-                words = (str(error).strip().splitlines() or ["the connection was lost"])[0]
-                raise ServerGoneError(
-                    f"{what}: {words}", hint="a node does not answer; nothing was changed", sqlstate=error.sqlstate
-                ) from error
-            raise
-
-
-def _source_type(source: Source) -> str:
-    if source.is_stream_table:
-        return "STREAM_TABLE"
-    return {"m": "MATVIEW", "f": "FOREIGN_TABLE", "v": "VIEW"}.get(source.kind, "TABLE")
