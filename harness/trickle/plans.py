@@ -154,6 +154,7 @@ def choose_plan(
     placement: str,
     distribution_column: str | None,
     has_citus: bool,
+    is_tried: bool = True,
 ) -> Plan:
     """The first way that Citus accepts, tried on an empty change and rolled back.
 
@@ -162,6 +163,7 @@ def choose_plan(
         analysis: of the query.
         table, placement, distribution_column: of the storage.
         has_citus: whether there is a cluster.
+        is_tried: whether the delta is tried; if not, the first way is taken.
 
     Returns:
         The plan; one without a delta, with the reason, where no way is accepted.
@@ -170,6 +172,8 @@ def choose_plan(
         return Plan(analysis, Place(table, Way.STAGED, distribution_column), reason=analysis.reason)
     problem = ""
     for candidate in _candidates(analysis, table, placement, distribution_column):
+        if not is_tried:
+            return candidate
         try:
             with transaction(connection, has_citus=has_citus, is_repeatable=False, is_undone=True):
                 statements = _try_delta(connection, candidate)

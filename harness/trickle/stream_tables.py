@@ -316,6 +316,7 @@ class StreamTables:
             stream_table.relid,
             stream_table.query,
             stream_table.mode,
+            stream_table.storage_format,
             stream_table.placement,
             stream_table.schema,
             stream_table.name,
@@ -338,6 +339,8 @@ class StreamTables:
             placement=stream_table.placement,
             distribution_column=stream_table.distribution_column,
             has_citus=self._has_citus,
+            # A table that pg_trickle made gets its shape with its first rows: until then no delta fits it.
+            is_tried=stream_table.storage_format is not None,
         )
         self._plans[stream_table.pgt_id] = (known_as, plan)
         return plan

@@ -390,6 +390,8 @@ def _aggregate(
         if any(group.args.get(part) for part in ("rollup", "cube", "grouping_sets", "totals", "all")):
             raise NotIncrementalError("GROUPING SETS, ROLLUP or CUBE")
         for item in group.expressions:
+            if isinstance(item, (exp.Rollup, exp.Cube, exp.GroupingSets)):
+                raise NotIncrementalError("GROUPING SETS, ROLLUP or CUBE")
             _check_expression(item, scope)
             if _bare(item) not in key_nodes:
                 key_nodes.append(_bare(item))

@@ -1,0 +1,1 @@
+"""Scenarios of one refresh: what it chooses, what it applies, what becomes of it when something breaks."""
