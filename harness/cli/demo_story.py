@@ -6,15 +6,20 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 from psycopg import sql
 
-from harness import citus
+from harness import citus, trickle
 from harness.chain.runner import upgrade
-from harness.trickle import Explanation, Refresh, StreamTable, StreamTables
+from harness.trickle.catalog import Refresh, StreamTable
 from harness.trickle.oracle import Difference, compare
+
+if TYPE_CHECKING:
+    # Loaded with the first stream table: a SQL parser takes its time.
+    from harness.trickle import Explanation
+
 
 NAME = "shop.totals"
 QUERY: LiteralString = """\
@@ -133,7 +138,7 @@ class Story:
         upgrade(dsn)
         self.connection: citus.Connection = psycopg.connect(dsn, autocommit=True, application_name="harness demo")
         self.presence = citus.fetch_presence(self.connection)
-        self._tables = StreamTables(self.connection)
+        self._tables = trickle.StreamTables(self.connection)
 
     def close(self) -> None:
         """Close the connections; the server goes on."""

@@ -8,18 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from harness import trickle
 from harness.chain.connection import Connection
 from harness.cli import stream_tables_text as text
 from harness.cli.database import connected, refused_in_words
 from harness.cli.migrate import Dsn, Json
 from harness.errors import EXIT_CHECK_FAILED, EXIT_GOOD, BadInputError
 from harness.trickle.oracle import compare
-from harness.trickle.stream_tables import StreamTables
+
+if TYPE_CHECKING:
+    # Loaded with the first stream table: a SQL parser takes its time.
+    from harness.trickle import StreamTables
+
 
 SCHEMA = "harness/st/1"
 APPLICATION_NAME = "harness st"
@@ -85,7 +90,7 @@ def _session(dsn: str | None, doing: str) -> Iterator[tuple[Connection, StreamTa
     with (
         connected(dsn, name=APPLICATION_NAME) as connection,
         refused_in_words(doing),
-        StreamTables(connection) as tables,
+        trickle.StreamTables(connection) as tables,
     ):
         yield connection, tables
 

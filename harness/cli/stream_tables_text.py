@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.syntax import Syntax
@@ -15,8 +15,14 @@ from rich.text import Text
 
 from harness.cli.sql_layout import INDENT, laid_out
 from harness.report.text import show_ms, visible
-from harness.trickle import Explanation, Refresh, Status, StreamTable
+from harness.trickle.catalog import Refresh, StreamTable
 from harness.trickle.oracle import Difference
+from harness.trickle.status import Status
+
+if TYPE_CHECKING:
+    # Loaded with the first stream table: a SQL parser takes its time.
+    from harness.trickle import Explanation
+
 
 _STYLES = {"ACTIVE": "green", "ERROR": "bold red", "SUSPENDED": "yellow"}
 # What a document says of a stream table; the rest of the row is the engine's own.

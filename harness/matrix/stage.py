@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
+from harness import trickle
 from harness.chain.runner import upgrade
 from harness.clusters.cluster import Cluster
 from harness.errors import CheckFailedError
@@ -15,9 +16,13 @@ from harness.matrix.model import RowReport
 from harness.matrix.tables import Table
 from harness.postgres.deadlines import DeadlineConnection
 from harness.postgres.node import Node, Params, Query
-from harness.trickle import StreamTables
 from harness.trickle.names import stable_name
 from harness.trickle.oracle import compare
+
+if TYPE_CHECKING:
+    # Loaded with the first stream table: a SQL parser takes its time.
+    from harness.trickle import StreamTables
+
 
 # One answer of a matrix database; what takes longer waits for a lock that nobody gives back.
 ANSWER_DEADLINE_S = 60.0
@@ -147,7 +152,7 @@ def open_stage(cluster: Cluster) -> Iterator[Stage]:
     upgrade(cluster.coordinator.dsn())
     connection = cluster.coordinator.connect(deadline_s=ANSWER_DEADLINE_S)
     try:
-        with StreamTables(connection) as tables:
+        with trickle.StreamTables(connection) as tables:
             stage = Stage(cluster, connection, tables)
             shape = f"1+{len(cluster.workers)}" if cluster.workers else "one server"
             stage.topology["cluster"] = shape

@@ -17,9 +17,11 @@ Connection = psycopg.Connection[TupleRow]
 
 TABLES = """
 CREATE TABLE customers (id int PRIMARY KEY, region text, vip boolean);
-CREATE TABLE orders (id int PRIMARY KEY, customer int NOT NULL, amount numeric, note text, placed timestamptz DEFAULT now(), score float8);
+CREATE TABLE orders (id int PRIMARY KEY, customer int NOT NULL, amount numeric, note text, placed timestamptz DEFAULT
+now(), score float8);
 INSERT INTO customers SELECT i, 'r' || i % 3, i % 2 = 0 FROM generate_series(1, 20) i;
-INSERT INTO orders SELECT i, i % 20 + 1, i % 7, CASE WHEN i % 5 <> 0 THEN 'n' || i % 4 END, now(), i / 3.0 FROM generate_series(1, 300) i;
+INSERT INTO orders SELECT i, i % 20 + 1, i % 7, CASE WHEN i % 5 <> 0 THEN 'n' || i % 4 END, now(), i / 3.0 FROM
+    generate_series(1, 300) i;
 """
 TOTALS = "SELECT customer, count(*) AS n, sum(amount) AS total FROM orders GROUP BY customer"
 CHANGES = """

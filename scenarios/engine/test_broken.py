@@ -83,7 +83,8 @@ def test_upgraded_stream_tables_are_filled_anew_and_lose_nothing(database: Node)
                 with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
                     connection.execute(b"DELETE FROM " + name.encode())
             guarded = connection.execute(
-                "SELECT count(*) FROM pgtrickle.pgt_stream_tables t JOIN pg_constraint c ON c.conrelid = t.pgt_relid AND c.contype = 'p'"
+                "SELECT count(*) FROM pgtrickle.pgt_stream_tables t JOIN pg_constraint c ON c.conrelid = t.pgt_relid"
+                " AND c.contype = 'p'"
             ).fetchone()
             assert guarded == (len(names),)
 

@@ -16,10 +16,12 @@ RECOMPUTED = {
     "DISTINCT ON": "SELECT DISTINCT ON (customer) customer, id FROM orders ORDER BY customer, id",
     "EXCEPT": "SELECT customer FROM orders EXCEPT SELECT id FROM customers WHERE vip",
     "INTERSECT": "SELECT customer FROM orders INTERSECT SELECT id FROM customers WHERE vip",
-    "recursive CTE": "WITH RECURSIVE r AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM r WHERE i < 3) SELECT r.i, o.id FROM r JOIN orders o ON o.id = r.i",
+    "recursive CTE": "WITH RECURSIVE r AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM r WHERE i < 3) SELECT r.i, o.id"
+    " FROM r JOIN orders o ON o.id = r.i",
     "subquery in an expression": "SELECT id FROM orders WHERE customer IN (SELECT id FROM customers WHERE vip)",
     "EXISTS": "SELECT id FROM customers c WHERE EXISTS (SELECT FROM orders o WHERE o.customer = c.id)",
-    "LATERAL": "SELECT c.id, x.m FROM customers c, LATERAL (SELECT max(o.id) AS m FROM orders o WHERE o.customer = c.id) x",
+    "LATERAL": "SELECT c.id, x.m FROM customers c, LATERAL (SELECT max(o.id) AS m FROM orders o WHERE o.customer ="
+    " c.id) x",
     "list of values": "SELECT o.id FROM orders o JOIN (VALUES (1), (2)) v(i) ON v.i = o.id",
     "set-returning": "SELECT id, generate_series(1, 2) AS g FROM orders",
     "now": "SELECT id FROM orders WHERE placed < now()",
@@ -32,7 +34,8 @@ RECOMPUTED = {
 }
 INCREMENTAL = {
     "view": "SELECT region, n FROM per_region_view WHERE n > 1",
-    "cte": "WITH big AS (SELECT * FROM orders WHERE amount > 2) SELECT b.id, c.region FROM big b JOIN customers c ON c.id = b.customer",
+    "cte": "WITH big AS (SELECT * FROM orders WHERE amount > 2) SELECT b.id, c.region FROM big b JOIN customers c ON"
+    " c.id = b.customer",
     "using": "SELECT id, region FROM orders JOIN customers USING (id)",
     "self join": "SELECT a.id, b.id AS next FROM orders a JOIN orders b ON b.id = a.id + 1",
     "comma join": "SELECT o.id, c.region FROM orders o, customers c WHERE c.id = o.customer AND c.vip",
@@ -42,10 +45,13 @@ INCREMENTAL = {
     "float": "SELECT customer, sum(score) AS s, avg(score) AS a FROM orders GROUP BY customer",
     "extremes": "SELECT customer, min(amount) AS low, max(note) AS high FROM orders GROUP BY customer",
     "distinct inside": "SELECT customer, count(DISTINCT note) AS notes FROM orders GROUP BY customer",
-    "expressions": "SELECT customer % 3 AS k, round(avg(amount), 2) AS a, count(*) * 2 AS twice FROM orders GROUP BY customer % 3",
-    "nested": "SELECT n, count(*) AS of_so_many FROM (SELECT customer, count(*) AS n FROM orders GROUP BY customer) x GROUP BY n",
+    "expressions": "SELECT customer % 3 AS k, round(avg(amount), 2) AS a, count(*) * 2 AS twice FROM orders GROUP BY"
+    " customer % 3",
+    "nested": "SELECT n, count(*) AS of_so_many FROM (SELECT customer, count(*) AS n FROM orders GROUP BY customer)"
+    " x GROUP BY n",
     "no groups": "SELECT count(*) AS n, sum(amount) AS total, min(amount) AS low FROM orders WHERE note IS NULL",
-    "primary key": "SELECT c.id, c.region, count(*) AS n FROM customers c JOIN orders o ON o.customer = c.id GROUP BY c.id",
+    "primary key": "SELECT c.id, c.region, count(*) AS n FROM customers c JOIN orders o ON o.customer = c.id GROUP"
+    " BY c.id",
 }
 SURROUNDINGS = """
 CREATE MATERIALIZED VIEW kept AS SELECT region FROM customers;
@@ -53,7 +59,8 @@ CREATE TABLE hidden (id int PRIMARY KEY);
 ALTER TABLE hidden ENABLE ROW LEVEL SECURITY;
 CREATE TABLE parent (id int);
 CREATE TABLE child () INHERITS (parent);
-CREATE VIEW per_region_view AS SELECT c.region, count(*) AS n FROM orders o JOIN customers c ON c.id = o.customer GROUP BY c.region;
+CREATE VIEW per_region_view AS SELECT c.region, count(*) AS n FROM orders o JOIN customers c ON c.id = o.customer GROUP
+    BY c.region;
 """
 
 

@@ -15,7 +15,7 @@ from harness.trickle.delta.filter import Filter
 from harness.trickle.delta.functions import Call
 from harness.trickle.delta.join import Term
 from harness.trickle.delta.project import projected
-from harness.trickle.delta.rows import ONE, Rows, as_column, derived, names, select, settled
+from harness.trickle.delta.rows import ONE, Rows, as_column, derived, names, row_hash, select, settled
 from harness.trickle.delta.template import Template
 from harness.trickle.delta.window import WEIGHT, Moment, Window
 
@@ -54,7 +54,7 @@ def group_hash(values: Sequence[tuple[Key, sql.Composable]]) -> sql.Composed:
     hashed = [
         sql.SQL("({})::text").format(value) if key.is_enum else sql.SQL("({})").format(value) for key, value in values
     ]
-    return sql.SQL("hash_record_extended(ROW({}), 0)").format(sql.SQL(", ").join(hashed))
+    return row_hash(hashed)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from psycopg import sql
 from harness.trickle.delta.window import WEIGHT, WEIGHT_NAME, Moment, Window
 
 ONE = sql.SQL("1::bigint")
+# Any number but 0; this one is that of stable names (D1), read as a signed number.
+HASH_SEED = 0x517C_C1B7_2722_0A95
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,15 @@ class Rows(abc.ABC):
 
     @abc.abstractmethod
     def at_query(self, moment: Moment, window: Window) -> sql.Composed:
-        """Its rows at one end of the window, with weights: those of equal rows add up to how often it is there."""
+        """Its rows at one end of the window, with weights: those of equal rows add up to how often it is there.
+
+        Args:
+            moment: which end.
+            window: what each source's buffer has between the two.
+
+        Raises:
+            ValueError: a source has no old end, and that was asked for.
+        """
 
     @abc.abstractmethod
     def delta_query(self, window: Window) -> sql.Composed | None:
@@ -81,6 +91,15 @@ def union_all(queries: Sequence[sql.Composed]) -> sql.Composed:
 def as_column(expression: sql.Composable, name: str) -> sql.Composed:
     """An expression with a name."""
     return sql.SQL("{} AS {}").format(expression, sql.Identifier(name))
+
+
+def row_hash(values: Sequence[sql.Composable]) -> sql.Composed:
+    """PostgreSQL's own hash of a row, in 64 bits; equal for rows that are equal.
+
+    Seeded: without a seed, a NULL and the number 0.0 have one hash, 0 (hashfunc.c, rowtypes.c; found by the property
+        test).
+    """
+    return sql.SQL("hash_record_extended(ROW({}), {})").format(sql.SQL(", ").join(values), sql.Literal(HASH_SEED))
 
 
 def settled(query: sql.Composable, columns: Sequence[str]) -> sql.Composed:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from harness.errors import OutOfStepError
-from harness.trickle.delta.rows import Rows, as_column, derived, names, select
+from harness.trickle.delta.rows import Rows, as_column, derived, names, row_hash, select
 from harness.trickle.delta.window import WEIGHT, Moment, Window
 from harness.trickle.sources import raw_expression
 from harness.trickle.targets.shape import ORDINAL, ROW_ID, Shape, StorageColumn, of, same
@@ -87,7 +87,7 @@ class RowTarget(Target):
         ]
         rows = select([*typed, WEIGHT], derived(query, "__pgt_q"))
         identities = [column.identity(sql.Identifier(column.name)) for column in self._columns]
-        row_id = sql.SQL("hash_record_extended(ROW({}), 0)").format(sql.SQL(", ").join(identities))
+        row_id = row_hash(identities)
         group = list(identities)
         kept: list[sql.Composable] = []
         for column in self._columns:
@@ -116,7 +116,7 @@ class RowTarget(Target):
                 for c in self._columns
             ]
             identities = [column.identity(sql.Identifier(column.name)) for column in self._columns]
-            row_id = sql.SQL("hash_record_extended(ROW({}), 0)").format(sql.SQL(", ").join(identities))
+            row_id = row_hash(identities)
             shown = names([column.name for column in self._columns])
             return select(
                 [as_column(row_id, ROW_ID), *shown, as_column(sql.SQL("0::integer"), ORDINAL)],
