@@ -84,7 +84,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
         assert name == "harness st"
         yield SimpleNamespace(dsn=dsn)
 
-    monkeypatch.setattr(command.trickle, "StreamTables", made)
+    monkeypatch.setattr("harness.trickle.StreamTables", made)
     monkeypatch.setattr(command, "connected", connected)
     return made
 
