@@ -332,6 +332,8 @@ class StreamTables:
             analysis = recomputed(analysis)
         elif not any(dependency.is_captured for dependency in stream_table.dependencies):
             analysis = recomputed(analysis, "a delta that Citus could not plan when it was made")
+        if not analysis.is_incremental and any(dependency.is_captured for dependency in stream_table.dependencies):
+            self._stop_reading(stream_table)
         plan = choose_plan(
             self._connection,
             analysis,
@@ -344,6 +346,14 @@ class StreamTables:
         )
         self._plans[stream_table.pgt_id] = (known_as, plan)
         return plan
+
+    def _stop_reading(self, stream_table: StreamTable) -> None:
+        """A table that recomputes its query, as one that came with an upgrade may have to, holds no row in a buffer."""
+        with self._connection.transaction():
+            self._connection.execute(
+                "UPDATE pgtrickle.pgt_dependencies SET is_captured = false WHERE pgt_id = %s", [stream_table.pgt_id]
+            )
+            remove_captures(self._connection, [dependency.relid for dependency in stream_table.dependencies])
 
     def _mend_capture(self, stream_table: StreamTable) -> None:
         """Make capture fit its sources again: where a DDL hook could not follow, it captures nothing any more."""

@@ -89,6 +89,22 @@ def test_upgraded_stream_tables_are_filled_anew_and_lose_nothing(database: Node)
             assert guarded == (len(names),)
 
 
+def test_upgraded_stream_table_without_incremental_form_holds_no_captured_rows(database: Node) -> None:
+    build_small_installation(database)
+    with database.connect() as connection:
+        upgrade(database.dsn())
+        connection.execute(
+            "UPDATE pgtrickle.pgt_stream_tables SET defining_query = 'SELECT cust, max(amt) AS total FROM public.orders"
+            " WHERE id IN (SELECT id FROM public.orders) GROUP BY cust' WHERE pgt_name = 'by_cust'"
+        )
+        with StreamTables(connection) as stream_tables:
+            stream_tables.refresh("by_cust")
+            connection.execute("INSERT INTO orders VALUES (7777, 3, 5)")
+            assert stream_tables.refresh("by_cust").action == "FULL"
+            assert_equal(connection, "by_cust")
+            assert stream_tables.status("by_cust")[0].pending == {}
+
+
 @pytest.mark.citus(">= 13")
 def test_unresolved_prepared_transaction_stops_create_and_refresh(citus_database: Cluster) -> None:
     """D9. It is younger than any that counts at first, so this waits for it to come of age."""
