@@ -118,6 +118,13 @@ def plain_query(query: str) -> sql.SQL:
 def describe(connection: psycopg.Connection[Any], query: sql.Composable) -> tuple[OutputColumn, ...]:
     """The columns of a query, by preparing it; nothing is run.
 
+    Args:
+        connection: to the coordinator.
+        query: one SELECT.
+
+    Returns:
+        Its columns, in order. Nothing stays behind.
+
     Raises:
         psycopg.Error: PostgreSQL refuses it.
     """

@@ -160,7 +160,7 @@ def fetch_all(connection: psycopg.Connection[Any]) -> list[StreamTable]:
 
 
 def fetch_by_relid(connection: psycopg.Connection[Any], relid: int) -> StreamTable | None:
-    """The stream table with that storage; None if it is none."""
+    """The stream table with that storage, by its OID, as the coordinator's catalog has it now; None if it is none."""
     row = connection.execute(_ONE_QUERY, [relid]).fetchone()
     return None if row is None else _row(row)
 
@@ -195,6 +195,13 @@ def check_catalog(connection: psycopg.Connection[Any]) -> None:
 def split_name(connection: psycopg.Connection[Any], name: str) -> tuple[str | None, str]:
     """A name as SQL writes it, ``schema.table`` or ``table``, in its parts.
 
+    Args:
+        connection: to the coordinator; PostgreSQL's own parse_ident takes the name apart there.
+        name: the name, with quotes where SQL needs them.
+
+    Returns:
+        Schema (None where the name has none) and table, both without quotes. Nothing stays behind.
+
     Raises:
         BadInputError: it is no such name.
     """
@@ -219,6 +226,13 @@ def split_name(connection: psycopg.Connection[Any], name: str) -> tuple[str | No
 
 def find_number(connection: psycopg.Connection[Any], name: str) -> tuple[int, int]:
     """The number and the storage's OID of the stream table of a name as SQL writes it.
+
+    Args:
+        connection: to the coordinator; its search path says where a name without a schema is looked for.
+        name: ``schema.table`` or ``table``, as SQL writes it.
+
+    Returns:
+        ``pgt_id`` and the OID. Nothing stays behind.
 
     Raises:
         BadInputError: it is no name.
@@ -265,7 +279,23 @@ def write_history(
     error: str | None = None,
     initiated_by: str = "MANUAL",
 ) -> None:
-    """Add a row to the history of refreshes."""
+    """Add a row to the history of refreshes, on the coordinator; its end is the server's clock.
+
+    Args:
+        connection: in the transaction of what the row tells of.
+        stream_table: whose.
+        action: NO_DATA, DIFFERENTIAL, FULL, REINITIALIZE or SKIP.
+        status: COMPLETED or FAILED.
+        reason: why this action, for people.
+        started_at: when it began.
+        inserted: rows that came into the stream table; one that changed counts here and as deleted.
+        deleted: rows that went.
+        changes: captured rows of its sources that it took.
+        strategy: how, in a word or two; None where nothing was applied.
+        is_fallback: whether it was filled anew where a delta was wanted.
+        error: what went wrong; None where nothing did.
+        initiated_by: MANUAL, SCHEDULER or INITIAL.
+    """
     connection.execute(
         "INSERT INTO pgtrickle.pgt_refresh_history (pgt_id, data_timestamp, start_time, end_time, action,"
         " rows_inserted, rows_deleted, delta_row_count, merge_strategy_used, was_full_fallback, error_message, status,"
@@ -302,6 +332,15 @@ def write_refreshed(
     """Write where a refresh stopped.
 
     A rebuild that was asked for after this refresh began is not taken back: the row's version tells.
+
+    Args:
+        connection: in the refresh's transaction, on the coordinator.
+        stream_table: as the catalog had it when the refresh began.
+        frontier: where it stopped in each source; None: where it was.
+        refreshed_at: how fresh its rows are.
+        was_filled: whether all its rows were computed anew.
+        last_full_ms: what that took, in milliseconds; None: as before.
+        us_per_change: what a change is now held to cost, in microseconds; None: as before.
     """
     connection.execute(
         "UPDATE pgtrickle.pgt_stream_tables SET frontier = coalesce(%s, frontier), data_timestamp = %s,"
@@ -327,7 +366,12 @@ def write_refreshed(
 
 
 def write_failed(connection: psycopg.Connection[Any], stream_table: StreamTable) -> None:
-    """Count a refresh that failed."""
+    """Count a refresh that failed; after `ERRORS_UNTIL_ERROR` in a row an active stream table is in status ERROR.
+
+    Args:
+        connection: in a transaction of its own: that of the refresh is gone.
+        stream_table: whose; its row of the catalog, on the coordinator, is changed.
+    """
     connection.execute(
         "UPDATE pgtrickle.pgt_stream_tables SET consecutive_errors = consecutive_errors + 1, updated_at = now(),"
         " status = CASE WHEN status = 'ACTIVE' AND consecutive_errors + 1 >= %s THEN 'ERROR' ELSE status END"

@@ -20,7 +20,12 @@ def predicted_ms(stream_table: StreamTable, change_count: int) -> float | None:
 
 
 def reason_to_recompute(stream_table: StreamTable, change_count: int) -> str:
-    """Why AUTO recomputes; empty if it does not."""
+    """Why AUTO recomputes; empty if it does not.
+
+    Args:
+        stream_table: with what both have cost, as the catalog has it.
+        change_count: captured rows that a delta would take.
+    """
     expected_ms = predicted_ms(stream_table, change_count)
     if expected_ms is None or stream_table.last_full_ms is None or change_count < FEWEST_TO_MEASURE:
         return ""
@@ -41,7 +46,14 @@ def reason_for_delta(stream_table: StreamTable, change_count: int) -> str:
 
 
 def measured(stream_table: StreamTable, change_count: int, elapsed_ms: float, *, is_full: bool) -> float | None:
-    """What a change is now held to cost, in microseconds; None: as before."""
+    """What a change is now held to cost, in microseconds; None: as before.
+
+    Args:
+        stream_table: as the catalog had it before this refresh.
+        change_count: captured rows that the refresh took.
+        elapsed_ms: how long it took, in milliseconds.
+        is_full: whether it computed all rows anew, and so says nothing of a change.
+    """
     known = stream_table.us_per_change
     if is_full:
         return None if known is None else known * FORGET

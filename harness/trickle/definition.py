@@ -55,10 +55,15 @@ def schedule_s(schedule: str) -> int:
 
 
 def check_words(schedule: str | None, mode: str, placement: str) -> tuple[str | None, str, str]:
-    """Schedule, mode and placement as the catalog keeps them.
+    """Schedule, mode and placement as the catalog keeps them; looked at here, and on no node.
+
+    Args:
+        schedule: a span such as ``30s`` or ``1h30m``; None: refreshed by hand.
+        mode: AUTO, DIFFERENTIAL or FULL, in any case.
+        placement: auto, local, reference or distributed, in any case.
 
     Raises:
-        BadInputError: one is none.
+        BadInputError: one of them is no such word.
     """
     if schedule is not None:
         schedule_s(schedule)
@@ -101,7 +106,12 @@ def check_query(connection: psycopg.Connection[Any], query: str, mode: str) -> A
 
 
 def recomputed(analysis: Analysis, reason: str = "mode FULL") -> Analysis:
-    """The same query, to be recomputed each time, as mode FULL wants it."""
+    """The same query, to be recomputed each time.
+
+    Args:
+        analysis: of the query; one that is recomputed anyway stays as it is.
+        reason: why, for people.
+    """
     if not analysis.is_incremental:
         return analysis
     target = WholeTarget(plain_query(analysis.canonical.text), analysis.canonical.columns)

@@ -87,7 +87,15 @@ def horizon(snapshot: str) -> str:
 
 
 def read_cut(frontier: Mapping[str, Any] | None, stable_name: str) -> Cut | None:
-    """The cut that a catalog's frontier has for a source; None where this project's refresh never stopped at one."""
+    """The cut that a catalog's frontier has for a source.
+
+    Args:
+        frontier: of a stream table; None where it has none.
+        stable_name: of the source.
+
+    Returns:
+        The cut; None where this project's refresh never stopped at one.
+    """
     entry = (frontier or {}).get("sources", {}).get(stable_name)
     if not isinstance(entry, dict) or not entry.get("snapshots"):
         return None

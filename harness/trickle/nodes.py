@@ -120,6 +120,13 @@ class Workers:
     def rows(self, query: LiteralString, params: Sequence[Any]) -> list[tuple[str, tuple[Any, ...]]]:
         """The rows of a query on every worker that this client reaches, each with the worker's address.
 
+        Args:
+            query: run on each worker in turn, in autocommit.
+            params: for its placeholders.
+
+        Returns:
+            ``host:port`` and a row, worker by worker.
+
         Raises:
             ServerGoneError: one does not answer.
         """

@@ -71,7 +71,15 @@ class Plan:
 
 
 def origin(rows: Rows | None, column: str) -> Source | None:
-    """The distributed source whose distribution column this is, unchanged; None if it is not one."""
+    """The distributed source whose distribution column this is, unchanged.
+
+    Args:
+        rows: the operators of a query; None where it is recomputed.
+        column: one of their columns, by name.
+
+    Returns:
+        The source; None if the column is none of the kind.
+    """
     if isinstance(rows, Scan):
         return rows.source if rows.source.distribution_column == column else None
     if isinstance(rows, Derived):
@@ -136,7 +144,16 @@ def make_window(
 
 
 def stage(statements: Statements, plan: Plan, window: Window) -> Window:
-    """Bring the parts of joins to the coordinator, where the plan wants it."""
+    """Bring the parts of joins to the coordinator, where the plan wants it.
+
+    Args:
+        statements: of the refresh's transaction; what they make there is temporary and goes with it.
+        plan: whose.
+        window: what is refreshed.
+
+    Returns:
+        The window, which reads what was brought.
+    """
     if not plan.stages_joins:
         return window
 

@@ -36,6 +36,11 @@ def refuse_busy(connection: psycopg.Connection[Any]) -> None:
 def alone(connection: psycopg.Connection[Any], pgt_id: int, name: str) -> Iterator[None]:
     """Be the only one who refreshes or changes a stream table, as long as this lasts.
 
+    Args:
+        connection: to the coordinator, whose advisory lock says who is; nothing stays behind.
+        pgt_id: number of the stream table.
+        name: its name, for the message.
+
     Raises:
         LockedError: somebody else is at it.
     """

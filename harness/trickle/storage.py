@@ -90,7 +90,13 @@ def create_storage(
 
 
 def guard(connection: psycopg.Connection[Any], table: sql.Identifier, placement: str) -> None:
-    """Let nobody but a refresh write a stream table; on Citus every shard has the trigger too (F8). No harm twice."""
+    """Let nobody but a refresh write a stream table; done again, it does nothing.
+
+    Args:
+        connection: to the coordinator, in a transaction.
+        table: its name. Two triggers stay on it, on Citus on every shard too (F8).
+        placement: local, reference or distributed.
+    """
     found = connection.execute(
         "SELECT FROM pg_trigger t WHERE t.tgrelid = %s::regclass"
         " AND t.tgfoid = 'pgtrickle._guard_stream_table'::regproc",

@@ -77,11 +77,24 @@ class Target(abc.ABC):
 
     @abc.abstractmethod
     def full_query(self, moment: Moment, window: Window) -> sql.Composed:
-        """All rows that the table has to hold, its columns in order."""
+        """All rows that the table has to hold, its columns in order.
+
+        Args:
+            moment: at which end of the window; NOW: as the reader's snapshot has the sources.
+            window: of the sources.
+        """
 
     @abc.abstractmethod
     def apply(self, runner: Runner, place: Place, window: Window) -> Applied:
-        """Bring the table from the window's old end to its new one, in the caller's transaction.
+        """Bring the table from the window's old end to its new one, in the caller's transaction, on the coordinator.
+
+        Args:
+            runner: who runs the statements, or only writes them down.
+            place: where the table is.
+            window: from where to where.
+
+        Returns:
+            What was done. Temporary tables go with the transaction.
 
         Raises:
             OutOfStepError: the table is not what it was at the old end.
