@@ -264,6 +264,8 @@ class _Run:
         window = make_window(self._plan, old=self._old, new=new, changed=changed)
         if self.is_filling:
             applied, strategy = self._fill(window), "swap"
+        elif not changed:
+            choice, applied, strategy = _Choice("NO_DATA", "no source changed before the cut"), Applied(), ""
         else:
             statements = Statements(self._connection)
             window = stage(statements, self._plan, window)
