@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from harness.clusters.cluster import Cluster
+from harness.matrix.distributed import NAMES, distributed_orders
 from harness.matrix.model import Claim, Row, RowReport
-from harness.matrix.play import LARGE, TOTALS, play, require_totals
-from harness.matrix.proofs import prove_captured_on_workers, prove_source, prove_storage
+from harness.matrix.play import play, require_totals
 from harness.matrix.stage import open_stage
-from harness.matrix.tables import public
-from harness.matrix.workload import Orders
-
-NAMES = ("totals", "large")
 
 
 def run(cluster: Cluster) -> RowReport:
@@ -20,15 +16,7 @@ def run(cluster: Cluster) -> RowReport:
         CheckFailedError: a proof, the oracle or a count fails.
     """
     with open_stage(cluster) as stage:
-        orders = Orders()
-        orders.create(stage.connection, "distributed")
-        orders.insert(stage.connection)
-        for name, query in zip(NAMES, (TOTALS, LARGE), strict=True):
-            stage.tables.create(name, query, schedule=None, mode="DIFFERENTIAL", placement="reference")
-            prove_storage(stage, public(name), "reference")
-        prove_source(stage, orders.table, "distributed")
-        orders.insert(stage.connection)
-        prove_captured_on_workers(stage, orders.table)
+        orders = distributed_orders(stage, "reference")
 
         with stage.workers[1].connect() as through_worker:
             play(stage, orders, NAMES, [stage.connection, through_worker, stage.connection])

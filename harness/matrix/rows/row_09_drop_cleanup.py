@@ -5,21 +5,17 @@ from __future__ import annotations
 from typing import LiteralString
 
 from harness.clusters.cluster import Cluster
+from harness.matrix.distributed import NAMES, distributed_orders
 from harness.matrix.model import Claim, Row, RowReport
-from harness.matrix.play import LARGE, TOTALS, refresh_all, require_totals
+from harness.matrix.play import TOTALS, refresh_all, require_totals
 from harness.matrix.proofs import (
     CAPTURE_HERE,
-    prove_captured_on_workers,
     prove_on_every_node,
     prove_on_no_node,
     prove_source,
-    prove_storage,
 )
 from harness.matrix.stage import open_stage
-from harness.matrix.tables import public
-from harness.matrix.workload import Orders
 
-NAMES = ("totals", "large")
 STORAGE_HERE: LiteralString = (
     "SELECT c.relname FROM pg_catalog.pg_class c WHERE c.relnamespace = 'public'::regnamespace"
     " AND c.relname ~ '^(totals|large)(_[0-9]+)?$'"
@@ -37,15 +33,7 @@ def run(cluster: Cluster) -> RowReport:
         CheckFailedError: a proof, the oracle or a count fails.
     """
     with open_stage(cluster) as stage:
-        orders = Orders()
-        orders.create(stage.connection, "distributed")
-        orders.insert(stage.connection)
-        for name, query in zip(NAMES, (TOTALS, LARGE), strict=True):
-            stage.tables.create(name, query, schedule=None, mode="DIFFERENTIAL", placement="distributed")
-            prove_storage(stage, public(name), "distributed")
-        prove_source(stage, orders.table, "distributed")
-        orders.churn(stage.connection)
-        prove_captured_on_workers(stage, orders.table)
+        orders = distributed_orders(stage, "distributed")
         refresh_all(stage, NAMES)
 
         prove_on_every_node(stage, "capture", CAPTURE_HERE)

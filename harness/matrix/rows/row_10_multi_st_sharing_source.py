@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from harness.clusters.cluster import Cluster
+from harness.matrix.distributed import NAMES, distributed_orders
 from harness.matrix.model import Claim, Row, RowReport
-from harness.matrix.play import LARGE, TOTALS, refresh, refresh_all, require_totals
-from harness.matrix.proofs import captured, prove_captured_on_workers, prove_source, prove_storage
+from harness.matrix.play import refresh, refresh_all, require_totals
+from harness.matrix.proofs import captured
 from harness.matrix.stage import Stage, open_stage
-from harness.matrix.tables import public
 from harness.matrix.workload import Orders
-
-NAMES = ("totals", "large")
 
 
 def _truncate(stage: Stage, orders: Orders) -> None:
@@ -25,15 +23,7 @@ def run(cluster: Cluster) -> RowReport:
         CheckFailedError: a proof, the oracle or a count fails.
     """
     with open_stage(cluster) as stage:
-        orders = Orders()
-        orders.create(stage.connection, "distributed")
-        orders.insert(stage.connection)
-        for name, query in zip(NAMES, (TOTALS, LARGE), strict=True):
-            stage.tables.create(name, query, schedule=None, mode="DIFFERENTIAL", placement="distributed")
-            prove_storage(stage, public(name), "distributed")
-        prove_source(stage, orders.table, "distributed")
-        orders.insert(stage.connection)
-        prove_captured_on_workers(stage, orders.table)
+        orders = distributed_orders(stage, "distributed")
 
         refresh(stage, "totals")
         waiting = captured(stage, orders.table)
