@@ -11,6 +11,7 @@ from psycopg import sql
 
 from harness.trickle.analysis import Analysis
 from harness.trickle.delta.aggregate import Aggregate
+from harness.trickle.delta.colocation import has_inner_groups, joins_across, reads_several
 from harness.trickle.delta.derived import Derived
 from harness.trickle.delta.filter import Filter
 from harness.trickle.delta.project import Project
@@ -25,6 +26,7 @@ from harness.trickle.pushdown import refuse_reading_apart
 from harness.trickle.session import Statements, transaction
 from harness.trickle.sources import Source
 from harness.trickle.targets.groups import GroupTarget
+from harness.trickle.targets.regroup import RegroupTarget
 from harness.trickle.targets.target import Place, Way, stage_query
 
 
@@ -187,6 +189,13 @@ def choose_plan(
     """
     if not analysis.is_incremental:
         return Plan(analysis, Place(table, Way.STAGED, distribution_column), reason=analysis.reason)
+    if _is_untrusted(analysis):
+        return Plan(
+            analysis,
+            Place(table, Way.STAGED, distribution_column),
+            full_moment=Moment.NOW,
+            reason="groups over a join of distributed tables that is not on their distribution columns",
+        )
     problem = ""
     for candidate in _candidates(analysis, table, placement, distribution_column):
         if not is_tried:
@@ -227,9 +236,24 @@ def _candidates(
     place = Place(table, Way.STAGED, distribution_column)
     if placement == "distributed" and distribution_column is not None and not distribution_column.startswith("__pgt_"):
         is_linear = isinstance(target, GroupTarget) and not target.looks_again
-        if is_linear or (target.rows is not None and target.rows.is_unique() and target.strategy == "rows"):
+        is_trusted = target.rows is not None and not joins_across(target.rows, _by_relid(analysis))
+        is_keyed = target.rows is not None and target.rows.is_unique() and target.strategy == "rows"
+        if is_trusted and (is_linear or is_keyed):
             yield Plan(analysis, replace(place, way=Way.MERGE))
     yield Plan(analysis, place, stages_joins=joins)
+
+
+def _by_relid(analysis: Analysis) -> dict[int, Source]:
+    return {source.relid: source for source in analysis.sources}
+
+
+def _is_untrusted(analysis: Analysis) -> bool:
+    """Whether a delta would read, at a moment, a join that Citus gets wrong."""
+    target = analysis.target
+    if target.rows is None or not joins_across(target.rows, _by_relid(analysis)):
+        return False
+    looks = isinstance(target, RegroupTarget) or (isinstance(target, GroupTarget) and target.looks_again)
+    return looks or has_inner_groups(target.rows)
 
 
 def empty_cut() -> Cut:
@@ -251,6 +275,9 @@ def _try_delta(connection: psycopg.Connection[Any], plan: Plan) -> list[tuple[st
 def _full_moment(connection: psycopg.Connection[Any], plan: Plan) -> Moment:
     if not plan.has_distributed:
         return Moment.NEW
+    rows = plan.analysis.target.rows
+    if rows is not None and (reads_several(rows) or joins_across(rows, _by_relid(plan.analysis))):
+        return Moment.NOW
     cut = empty_cut()
     window = make_window(plan, old={}, new={source.relid: cut for source in plan.sources}, changed={})
     query = plan.analysis.target.full_query(Moment.NEW, window)
