@@ -163,14 +163,24 @@ class GroupTarget(Target):
         ]
         return sql.SQL(" AND ").join(checks) if checks else None
 
-    def _possible(self, count: sql.Composable, *aliases: str) -> sql.Composed:
-        """A group's count, or NULL where it cannot be: the column refuses that, and the table is filled anew."""
-        # A group without rows is no group; the only group of an aggregate without GROUP BY is there without any.
-        least = sql.SQL("{} > 0") if self.rows.has_groups else sql.SQL("{} >= 0")
-        conditions = [least.format(count)]
+    def _possible(
+        self, count: sql.Composable, *aliases: str, least: int | None = None, match: sql.Composable | None = None
+    ) -> sql.Composed:
+        """A group's count, or NULL where it cannot be: the column refuses that, and the table is filled anew.
+
+        Args:
+            count: what it would be.
+            aliases: whose sums must be finite.
+            least: the least that it may be; None: 1, since a group without rows is no group, but 0 for the only group
+                of an
+                aggregate without GROUP BY, which is there without any.
+            match: what has to hold besides.
+        """
+        if least is None:
+            least = 1 if self.rows.has_groups else 0
+        conditions: list[sql.Composable] = [sql.SQL("{} >= {}").format(count, sql.Literal(least))]
         finite = self._finite(*aliases)
-        if finite is not None:
-            conditions.append(finite)
+        conditions += [one for one in (finite, match) if one is not None]
         return sql.SQL("CASE WHEN {} THEN {} END").format(sql.SQL(" AND ").join(conditions), count)
 
     # the statements
@@ -300,23 +310,22 @@ class GroupTarget(Target):
     def _upsert(self, runner: Runner, place: Place, rows: sql.Composed) -> Applied:
         fresh = self._combined(None, _D)
         combined = self._combined(_T, "excluded")
-        conditions = [self._match(place, _T, "excluded")]
-        finite = self._finite(_T, "excluded")
-        if finite is not None:
-            conditions.append(finite)
+        # Not WHERE: Citus counts the rows that it sent, not those that it changed (docs/findings.md), so nobody would
+        # know.
+        combined[COUNT] = self._possible(
+            combined[COUNT], _T, "excluded", least=0, match=self._match(place, _T, "excluded")
+        )
         # A group that came and went within the window changes its extremes and not its count, and was never here.
         may_be_gone = (sql.SQL("{} <= 0") if self.looks_again else sql.SQL("{} < 0")).format(sql.Identifier(COUNT))
         expected = runner.fetch(
-            "how many groups, and whether one may have gone",
-            sql.SQL("SELECT count(*), coalesce(bool_or({}), false) FROM ({}) AS {}").format(
+            "whether a group may have gone",
+            sql.SQL("SELECT coalesce(bool_or({}), false) FROM ({}) AS {}").format(
                 may_be_gone, rows, sql.Identifier(_D)
             ),
         )
         count = runner.run(
             "the groups follow",
-            sql.SQL(
-                "INSERT INTO {} AS {} ({}) SELECT {} FROM ({}) AS {} ON CONFLICT ({}) DO UPDATE SET {} WHERE {}"
-            ).format(
+            sql.SQL("INSERT INTO {} AS {} ({}) SELECT {} FROM ({}) AS {} ON CONFLICT ({}) DO UPDATE SET {}").format(
                 place.table,
                 sql.Identifier(_T),
                 listed([ROW_ID, *fresh]),
@@ -325,13 +334,10 @@ class GroupTarget(Target):
                 sql.Identifier(_D),
                 listed(self.shape.unique_columns(place.distribution_column)),
                 _assignments(combined),
-                sql.SQL(" AND ").join(conditions),
             ),
         )
-        if not runner.is_dry and count != expected[0][0]:
-            raise OutOfStepError(f"{expected[0][0]} groups changed and {count} were found", hint="it is filled anew")
         gone: list[tuple[object, ...]] = []
-        if self.rows.has_groups and (runner.is_dry or expected[0][1]):
+        if self.rows.has_groups and (runner.is_dry or expected[0][0]):
             ids = select([sql.Identifier(ROW_ID)], derived(rows, _D), where=may_be_gone)
             gone = runner.fetch(
                 "groups without rows go",
