@@ -11,7 +11,7 @@ from psycopg import sql
 
 from harness.trickle.analysis import Analysis
 from harness.trickle.delta.aggregate import Aggregate
-from harness.trickle.delta.colocation import has_inner_groups, joins_across, reads_several
+from harness.trickle.delta.colocation import has_inner_groups, joins_across
 from harness.trickle.delta.derived import Derived
 from harness.trickle.delta.filter import Filter
 from harness.trickle.delta.project import Project
@@ -276,7 +276,7 @@ def _full_moment(connection: psycopg.Connection[Any], plan: Plan) -> Moment:
     if not plan.has_distributed:
         return Moment.NEW
     rows = plan.analysis.target.rows
-    if rows is not None and (reads_several(rows) or joins_across(rows, _by_relid(plan.analysis))):
+    if rows is not None and joins_across(rows, _by_relid(plan.analysis)):
         return Moment.NOW
     cut = empty_cut()
     window = make_window(plan, old={}, new={source.relid: cut for source in plan.sources}, changed={})

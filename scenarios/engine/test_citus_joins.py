@@ -12,6 +12,7 @@ from harness.trickle.oracle import assert_equal
 
 ACROSS = {
     "pairs": "SELECT a.id, b.id AS next FROM staff a JOIN staff b ON a.id = b.boss",
+    "pays": "SELECT a.room, b.pay % 20 AS pay FROM staff a JOIN staff b ON a.id = b.boss",
     "places": "SELECT s.id, r.floor FROM staff s JOIN rooms r ON r.id = s.room WHERE r.floor > 0",
 }
 ALONG = {

@@ -60,12 +60,6 @@ def joins_across(rows: Rows, sources: Mapping[int, Source]) -> bool:
     return any(not is_by_distribution(join, sources) for join in joins_of(rows))
 
 
-def reads_several(rows: Rows) -> bool:
-    """Whether distributed tables are put together by UNION."""
-    scans = [found for found in below(rows) if isinstance(found, Scan) and found.source.is_distributed]
-    return len(scans) > 1 and any(isinstance(found, UnionAll) for found in below(rows))
-
-
 def has_inner_groups(rows: Rows) -> bool:
     """Whether there are groups below the outermost operator, whose changes need what the rows below them were."""
     return any(isinstance(found, Aggregate) for found in list(below(rows))[1:])
