@@ -97,8 +97,9 @@ def refresh(
                 raise
         except _FillUnderLockError as error:
             forced = error.choice
-        except (OutOfStepError, psycopg.errors.NotNullViolation) as error:
-            if forced:
+        except (OutOfStepError, psycopg.errors.NotNullViolation, psycopg.DataError) as error:
+            # A value that cannot be computed may have come and gone again: the query itself may do without it.
+            if forced or run.is_filling:
                 raise
             forced = _again(f"the delta did not fit the table ({_first_line(error)})")
         except psycopg.errors.UniqueViolation as error:

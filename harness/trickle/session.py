@@ -66,6 +66,7 @@ def transaction(
         is_repeatable: whether all its statements read one snapshot of this node.
         is_undone: whether it is rolled back in any case.
     """
+    path = _search_path(connection)
     with connection.transaction(force_rollback=is_undone):
         # SET and not set_config(): a SELECT would take the transaction's snapshot before the sources are locked. One
         # round trip.
@@ -74,7 +75,7 @@ def transaction(
         )
         settings += refresh_settings(is_on_workers=has_citus)
         settings += [
-            sql.SQL("SET LOCAL search_path = pg_catalog"),
+            sql.SQL("SET LOCAL search_path = {}").format(path),
             sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)),
         ]
         if has_citus:
@@ -113,6 +114,14 @@ def understood(what: str) -> Iterator[None]:
                 f"{what}: {words}", hint="a node does not answer; nothing was changed", sqlstate=error.sqlstate
             ) from error
         raise
+
+
+def _search_path(connection: psycopg.Connection[Any]) -> sql.SQL:
+    """PostgreSQL's own names first, then the session's: USING, CASE and IS DISTINCT FROM cannot name the schema of
+    their operator."""
+    row = connection.execute("SHOW search_path").fetchone()
+    own = str(row[0]).strip() if row else ""
+    return sql.SQL("pg_catalog") if own in {"", '""'} else sql.SQL("pg_catalog, " + own)
 
 
 class Statements:

@@ -179,8 +179,7 @@ class StreamTables:
 
         Args:
             name: which one.
-            query: another query; the table is made anew, empty for nobody: old rows are readable until the new ones are
-                there.
+            query: another query; the table is made anew, and is empty until it is filled.
             schedule: how old it may become; ``manual``: refreshed by hand.
             mode: AUTO, DIFFERENTIAL or FULL.
 
@@ -224,6 +223,12 @@ class StreamTables:
                 [schedule, mode, before.pgt_id],
             )
             return
+        readers = self._readers(before)
+        if readers:
+            raise RefusedError(
+                f"{before.qualified} is read by {', '.join(readers)}, which follow its present rows",
+                hint="drop those first, and make them again afterwards",
+            )
         home = Home(before.placement)
         if before.placement == "distributed":
             home = choose_home(self._connection, analysis, "distributed", has_citus=self._has_citus)
@@ -417,16 +422,15 @@ class StreamTables:
         """
         refuse_busy(self._connection)
         found = catalog.find(self._connection, name)
-        readers = self._connection.execute(
-            "SELECT format('%%I.%%I', t.pgt_schema, t.pgt_name) FROM pgtrickle.pgt_dependencies d"
-            " JOIN pgtrickle.pgt_stream_tables t USING (pgt_id) WHERE d.source_relid = %s",
-            [found.relid],
-        ).fetchall()
+        readers = self._readers(found)
         if readers and not cascade:
-            listed = ", ".join(str(row[0]) for row in readers)
-            raise RefusedError(f"{found.qualified} is read by {listed}", hint="drop those first, or use cascade")
-        for (reader,) in readers:
-            self.drop(str(reader), cascade=True)
+            raise RefusedError(
+                f"{found.qualified} is read by {', '.join(readers)}", hint="drop those first, or use cascade"
+            )
+        # One that reads two of them may be gone with the first.
+        while readers:
+            self.drop(readers[0], cascade=True)
+            readers = self._readers(found)
         with alone(self._connection, found.pgt_id, found.qualified):
             try:
                 with self._connection.transaction():
@@ -445,6 +449,15 @@ class StreamTables:
                     f"{found.qualified} is used: {error.diag.message_detail}", hint="drop that first, or use cascade"
                 ) from error
         self._plans.pop(found.pgt_id, None)
+
+    def _readers(self, stream_table: StreamTable) -> builtins.list[str]:
+        """The stream tables that read one, by name."""
+        rows = self._connection.execute(
+            "SELECT format('%%I.%%I', t.pgt_schema, t.pgt_name) FROM pgtrickle.pgt_dependencies d"
+            " JOIN pgtrickle.pgt_stream_tables t USING (pgt_id) WHERE d.source_relid = %s ORDER BY 1",
+            [stream_table.relid],
+        ).fetchall()
+        return [str(name) for (name,) in rows]
 
     def list(self) -> list[StreamTable]:
         """All stream tables, by schema and name."""

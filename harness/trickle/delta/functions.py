@@ -116,11 +116,12 @@ class Call:
         """The sum of its arguments, by weight: NULL where there was none."""
         factor = sql.SQL("::double precision") if self.base_type in INEXACT else sql.SQL("")
         product = sql.SQL("{} * {}{}").format(self.value, WEIGHT, factor)
-        if self.base_type == "numeric":
-            # Most weights are 1 and -1, and a product of numerics costs several times as much as a sign.
-            product = sql.SQL("CASE {w} WHEN 1 THEN {x} WHEN -1 THEN - {x} ELSE {product} END").format(
-                w=WEIGHT, x=self.value, product=product
-            )
+        if self.base_type in {"numeric", "bigint"}:
+            # Most weights are 1 and -1, and a product of numerics costs several times as much as a sign. Of bigint, the
+            # least number has no counterpart but among numerics.
+            product = sql.SQL(
+                "CASE {w} WHEN 1 THEN {x}::numeric WHEN -1 THEN - {x}::numeric ELSE {x}::numeric * {w} END"
+            ).format(w=WEIGHT, x=self.value)
         return self.restricted(sql.SQL("sum({})").format(product))
 
     def weighted(self) -> sql.Composed:
