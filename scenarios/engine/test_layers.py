@@ -70,6 +70,18 @@ def test_view_on_a_stream_table_keeps_it_from_being_dropped(database: Node) -> N
         assert connection.execute("SELECT to_regclass('seen')").fetchone() == (None,)
 
 
+def test_diamond_is_dropped_as_a_whole(database: Node) -> None:
+    with open_shop(database) as (connection, stream_tables):
+        stream_tables.create("first", TOTALS, None, "DIFFERENTIAL")
+        stream_tables.create("second", "SELECT n, count(*) AS c FROM first GROUP BY n", None, "DIFFERENTIAL")
+        stream_tables.create(
+            "third", "SELECT f.customer, s.c FROM first f JOIN second s ON s.n = f.n", None, "DIFFERENTIAL"
+        )
+        stream_tables.drop("first", cascade=True)
+        assert stream_tables.list() == []
+        assert connection.execute("SELECT count(*) FROM pgtrickle.pgt_change_tracking").fetchone() == (0,)
+
+
 @pytest.mark.citus(">= 13")
 def test_distributed_over_distributed(citus_database: Cluster) -> None:
     upgrade(citus_database.coordinator.dsn())
