@@ -62,6 +62,13 @@ def rehearse(
             show_default=False,
         ),
     ] = None,
+    dump: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rehearse on this dump of pg_dump (custom, directory or tar), restored into a temporary server.",
+            metavar="FILE",
+        ),
+    ] = None,
     sources: Annotated[int, typer.Option(help="Sources of the demonstration.")] = _DEFAULTS.sources,
     rows: Annotated[int, typer.Option(help="Rows of the demonstration, in all.")] = _DEFAULTS.rows,
     seed: Annotated[
@@ -94,7 +101,8 @@ def rehearse(
     require_place("--summary", summary)
     with errors_told_in(summary, "harness rehearse"):
         options = RehearsalOptions(
-            dsn=_checked_dsn(dsn),
+            dsn=_checked_dsn(dsn) if dump is None or dsn is not None else None,
+            dump=dump,
             sources=sources,
             rows=rows,
             seed=seed,
