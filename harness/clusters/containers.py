@@ -1,0 +1,165 @@
+"""A cluster in containers: a network of its own, one container a node, all removed without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.clusters.bringing_up import Phases, bring_up, next_cluster_name
+from harness.clusters.configuration import node_settings
+from harness.clusters.container_image import ContainerTemplate, fetch_container_template
+from harness.clusters.container_node import ContainerNode
+from harness.clusters.container_runtime import Runtime, docker_errors, open_runtime, passing_over_missing
+from harness.clusters.docker import require_docker
+from harness.clusters.running import RunningCluster, check_worker_count, node_names, node_password_file
+from harness.logs import get_logger
+from harness.postgres import lifetime
+from harness.postgres.passwords import make_password
+from harness.postgres.server_node import ServerNode
+from harness.settings import load_citus_settings
+
+if TYPE_CHECKING:
+    from testcontainers.core.network import Network
+
+log = get_logger("clusters")
+
+
+class ContainerCluster(RunningCluster):
+    """A cluster whose nodes are containers; made by `container_cluster`."""
+
+    def __init__(
+        self,
+        name: str,
+        nodes: Sequence[ContainerNode],
+        network: ClusterNetwork,
+        *,
+        start_time: Mapping[str, float],
+    ) -> None:
+        super().__init__(name, nodes[0], nodes[1:], start_time=start_time)
+        self._containers = tuple(nodes)
+        self._network = network
+
+    @property
+    def coordinator(self) -> ContainerNode:
+        """The server that clients talk to."""
+        return self._containers[0]
+
+    @property
+    def workers(self) -> tuple[ContainerNode, ...]:
+        """The servers that hold shards, in the order of their groups."""
+        return self._containers[1:]
+
+    @property
+    def nodes(self) -> tuple[ContainerNode, ...]:
+        """The coordinator, then the workers."""
+        return self._containers
+
+    def _write_node_passwords(self, node: ServerNode, text: str) -> None:
+        next(each for each in self.nodes if each is node).write_node_passwords(text)
+
+    def destroy(self) -> None:
+        """Remove all containers, their volumes and the network.
+
+        Raises:
+            Exception: what failed; an ExceptionGroup if several did. All others are gone.
+        """
+        try:
+            super().destroy()
+        finally:
+            self._network.destroy()
+
+
+class ClusterNetwork:
+    """A network that only one cluster's nodes are on; it goes with the cluster, or at this process's end."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        from testcontainers.core.network import Network as TestNetwork  # noqa: PLC0415 - an optional extra
+
+        self._runtime = runtime
+        self.network: Network = TestNetwork(docker_network_kw={"labels": dict(runtime.labels)})
+        self.network.name = runtime.run
+        lifetime.register(self)
+        with docker_errors("a network could not be made"):
+            self.network.create()
+
+    def destroy(self) -> None:
+        """Remove it; its containers must be gone."""
+        if self.network._network is not None:  # noqa: SLF001 - made at all
+            with docker_errors(f"network {self.network.name} could not be removed"):
+                passing_over_missing(self.network.remove)
+        lifetime.unregister(self)
+
+
+def _without_reaper_where_it_is_missing(runtime: Runtime) -> None:
+    """Let testcontainers go without its helper container where the helper's image is not here: our own sweep holds."""
+    from testcontainers.core.config import testcontainers_config  # noqa: PLC0415 - an optional extra
+
+    errors: Any = require_docker(look=False).errors
+    try:
+        runtime.client.images.get(testcontainers_config.ryuk_image)
+    except errors.ImageNotFound:
+        testcontainers_config._ryuk_disabled = True  # noqa: SLF001 - it has no setter
+
+
+def container_cluster(
+    *,
+    workers: int | None = None,
+    name: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    runtime: Runtime | None = None,
+    template: ContainerTemplate | None = None,
+) -> ContainerCluster:
+    """Start a coordinator and its workers in containers, ready for a distributed table.
+
+    All nodes are made, started and given their identity at the same time, as copies of a template. Whatever fails,
+    nothing is left. The cluster is destroyed by ``destroy()``, at the end of a ``with``, when this process ends, or
+    after a SIGKILL by the next run's sweep.
+
+    Args:
+        workers: how many; default ``CITUS_WORKERS``, which is 2. With 0 the coordinator holds the shards.
+        name: for messages.
+        settings: for every node; they win over ours.
+        runtime: the daemon; default: the one that Docker's own variables lead to.
+        template: what nodes are copied from; default: that of ``HARNESS_CITUS_IMAGE``.
+
+    Returns:
+        The running cluster; ``start_time`` has the phases ``template``, ``network``, ``copy``, ``start``,
+        ``identity`` and ``join`` in seconds. ``copy`` includes the start of the containers.
+
+    Raises:
+        EnvironmentMissingError: no Docker that can be used; says why in one line.
+        CitusMissingError: the image is not here and may not be pulled, or has no Citus.
+        UnsupportedVersionError: the pair of PostgreSQL and Citus is not supported.
+        BadInputError: a number of workers or a setting that cannot be used.
+        ServerStartError, ServerError: a node did not start; all others were removed.
+    """
+    citus = load_citus_settings()
+    count = citus.workers if workers is None else workers
+    check_worker_count(count)
+    wanted = node_settings(citus, settings)
+    phases = Phases()
+    opened = runtime or open_runtime()
+    with phases.phase("template"):
+        _without_reaper_where_it_is_missing(opened)
+        chosen = template or fetch_container_template(opened)
+    password = make_password()
+    with phases.phase("network"):
+        network = ClusterNetwork(opened)
+
+    def create(node: str) -> ContainerNode:
+        made = ContainerNode(node, opened, network.network, chosen, password=password)
+        try:
+            made.create(wanted, node_password_file({"*": password}))
+        except BaseException:
+            made.destroy()
+            raise
+        return made
+
+    try:
+        nodes = bring_up(node_names(count), phases, create=create, launch=lambda _nodes: None)
+    except BaseException:
+        network.destroy()
+        raise
+    cluster = ContainerCluster(name or next_cluster_name(), nodes, network, start_time=phases.seconds)
+    log.info("cluster started in containers", cluster=cluster.name, workers=count, **cluster.start_time)
+    return cluster
