@@ -11,8 +11,8 @@ from harness.clusters.cluster import Cluster, in_parallel
 from harness.postgres.administered import AdministeredNode, NodeDatabase
 
 
-class DatabaseCluster(Cluster):
-    """A cluster on which we may make databases."""
+class AddressedCluster(Cluster):
+    """A cluster whose nodes know how the others reach them."""
 
     def __init__(
         self,
@@ -24,8 +24,6 @@ class DatabaseCluster(Cluster):
     ) -> None:
         super().__init__(name, coordinator, workers, start_time=start_time)
         self._administered = (coordinator, *workers)
-        # The database that others are copied from, once there is one: its name is no one else's.
-        self._database_template: str | None = None
 
     @property
     def coordinator(self) -> AdministeredNode:
@@ -41,6 +39,13 @@ class DatabaseCluster(Cluster):
     def nodes(self) -> tuple[AdministeredNode, ...]:
         """The coordinator, then the workers."""
         return self._administered
+
+
+class DatabaseCluster(AddressedCluster):
+    """A cluster on which we may make databases."""
+
+    # The database that others are copied from, once there is one: its name is no one else's.
+    _database_template: str | None = None
 
     def create_database(self, dbname: str) -> None:
         """Make a database on all nodes, with Citus in it and all nodes registered, at once.
@@ -78,10 +83,10 @@ class DatabaseCluster(Cluster):
 
         in_parallel(shut, self.nodes)
 
-    def view(self, dbname: str) -> Cluster:
+    def view(self, dbname: str) -> AddressedCluster:
         """One database of all nodes, as a cluster of its own: its verbs ask that database. Close it when done."""
         coordinator, *workers = (NodeDatabase(node, dbname) for node in self.nodes)
-        return Cluster(dbname, coordinator, workers)
+        return AddressedCluster(dbname, coordinator, workers)
 
     def drop_database(self, dbname: str) -> None:
         """Drop a database on all nodes at once, ending the sessions in it, Citus' own included."""

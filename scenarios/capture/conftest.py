@@ -28,7 +28,7 @@ def any_ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
         shared: SharedCluster = request.getfixturevalue("shared_cluster")
         cluster = shared.take()
         cluster.create_database(dbname)
-        first, *others = (DsnNode(node.name, node.dsn(dbname)) for node in cluster.nodes)
+        first, *others = cluster.view(dbname).nodes
         view = Cluster(dbname, first, others)
         drop = cluster.drop_database
     try:
