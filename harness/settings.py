@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,6 +29,9 @@ class Settings(BaseSettings):
     )
     citus_image: str = Field("citusdata/citus:14.1.0", min_length=1, description="the image of clusters in containers")
     docker_pull: bool = Field(False, description="whether an image that is not here may be pulled")
+    docker_data: Literal["memory", "volume"] = Field(
+        "memory", description="where containers keep their data: in memory, or in volumes on the daemon's disk"
+    )
     docker_publish: str = Field(
         "127.0.0.1", description="address of the Docker machine on which containers' ports are published"
     )

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,7 +29,7 @@ from harness.settings import load_settings
 from harness.waiting import wait_until
 
 # Counts up when what is in a template changes, so that older ones are not used.
-_FORMAT = 2
+_FORMAT = 3
 # initdb and CREATE EXTENSION take 2 s; the rest is for a machine that does much else.
 _BAKE_DEADLINE_S = 120.0
 # Templates outlive runs as a cache does: they have a label of their own, which no sweep of runs looks at.
@@ -36,7 +37,6 @@ TEMPLATE_LABEL = "org.pgtrickle.harness.template"
 TEMPLATE_DIR = "/harness/template"
 # Every address, since a cluster's network has no other members; each has to know a password of 192 bits.
 _HBA = hba_text(["all"])
-_FACTS = "harness-facts "
 
 # Runs in the image as its user postgres. $1 is where the volume is, $2 the verifier of the superuser's password.
 _BAKE = r"""
@@ -53,8 +53,8 @@ ask() { psql -X -v ON_ERROR_STOP=1 -h "$1/socket" -U postgres -d postgres -Atq -
 ask "$1" "$2" <<'SQL'
 CREATE EXTENSION citus;
 ALTER ROLE postgres PASSWORD :'verifier';
-SELECT 'harness-facts ' || json_build_object('postgres', split_part(current_setting('server_version'), ' ', 1),
-    'citus', (SELECT extversion FROM pg_extension WHERE extname = 'citus'));
+SELECT 'harness-facts ' || json_build_object('postgres_version', split_part(current_setting('server_version'), ' ', 1),
+    'citus_version', (SELECT extversion FROM pg_extension WHERE extname = 'citus'));
 SQL
 pg_ctl -D "$data" -s -w -m fast stop
 # The one WAL segment is 16 MB of zeros after the first few hundred kB: as a hole they cost a copy nothing.
@@ -64,6 +64,7 @@ done
 printf '%s' "$4" > "$data/pg_hba.conf"
 echo "include = '$5'" >> "$data/postgresql.conf"
 rm -rf "$1/socket"
+echo "harness-owner $(id -u) $(id -g)"
 """
 
 _log = get_logger("clusters")
@@ -80,6 +81,7 @@ class ContainerTemplate:
         password: the superuser's, until a copy has one of its own.
         data_volume: where the image keeps its data: a volume is mounted there.
         postgres_version, citus_version: what it runs, such as ``18.6`` and ``14.0-1``.
+        uid, gid: the image's user postgres.
     """
 
     image: str
@@ -89,6 +91,13 @@ class ContainerTemplate:
     data_volume: str
     postgres_version: str
     citus_version: str
+    uid: int
+    gid: int
+
+    @property
+    def owner_options(self) -> str:
+        """Whose a volume in memory is, as mount options."""
+        return f"uid={self.uid},gid={self.gid}"
 
 
 def require_image(runtime: Runtime) -> Any:
@@ -189,12 +198,13 @@ def _recorded(runtime: Runtime, record: Path) -> ContainerTemplate | None:
 
 def _remove_predecessors(runtime: Runtime, template: ContainerTemplate, templates: Path) -> None:
     for record in templates.glob("container-*.json"):
-        other = _recorded(runtime, record)
-        if other is not None and other.image == template.image and other.volume != template.volume:
+        other: dict[str, object] = json.loads(record.read_text(encoding="utf-8"))
+        if other.get("image") != template.image or other.get("volume") == template.volume:
+            continue
+        # One that a cluster still uses stays, and so does its record: the next template tries again.
+        with contextlib.suppress(require_docker(look=False).errors.APIError):
+            passing_over_missing(runtime.client.volumes.get(str(other["volume"])).remove)
             record.unlink()
-            # One that a cluster still uses stays; the next template removes it.
-            with contextlib.suppress(require_docker(look=False).errors.APIError):
-                runtime.client.volumes.get(other.volume).remove()
 
 
 def _bake(runtime: Runtime, image: Any, volume: str) -> ContainerTemplate:
@@ -229,20 +239,22 @@ def _bake(runtime: Runtime, image: Any, volume: str) -> ContainerTemplate:
             passing_over_missing(runtime.client.volumes.get(volume).remove)
             raise
     _log.info("template made", image=name, **facts)
-    return ContainerTemplate(name, image.id, volume, password, place, facts["postgres"], facts["citus"])
+    return ContainerTemplate(name, image.id, volume, password, place, **facts)
 
 
-def _finish(container: Any, image: str) -> dict[str, str]:
+def _finish(container: Any, image: str) -> dict[str, Any]:
+    """Wait for its end; what it said of versions and of its user, as a template has it."""
+
     def ended() -> bool:
         container.reload()
         return str(container.status) in ("exited", "dead")
 
     wait_until(f"the template of {image}", ended, deadline_s=_BAKE_DEADLINE_S, poll_s=0.05)
     said = container.logs().decode("utf-8", errors="replace")
-    facts = [line.removeprefix(_FACTS) for line in said.splitlines() if line.startswith(_FACTS)]
-    if container.attrs["State"]["ExitCode"] == 0 and facts:
-        found: dict[str, str] = json.loads(facts[0])
-        return found
+    facts = re.search(r"^harness-facts (\{.*\})$", said, re.MULTILINE)
+    owner = re.search(r"^harness-owner (\d+) (\d+)$", said, re.MULTILINE)
+    if container.attrs["State"]["ExitCode"] == 0 and facts and owner:
+        return {**json.loads(facts[1]), "uid": int(owner[1]), "gid": int(owner[2])}
     if 'extension "citus"' in said or 'access file "citus"' in said:
         raise CitusMissingError(
             f"no clusters in containers: the image {image} has no Citus", hint="HARNESS_CITUS_IMAGE names another"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -81,14 +80,21 @@ class ContainerNode(ServerNode):
     """
 
     def __init__(
-        self, name: str, runtime: Runtime, network: Network, template: ContainerTemplate, *, password: str
+        self,
+        name: str,
+        runtime: Runtime,
+        network: Network,
+        template: ContainerTemplate,
+        *,
+        volume: str,
+        password: str,
     ) -> None:
         super().__init__(name, {SUPERUSER: password}, template_password=template.password)
         self._runtime = runtime
         self._network = network
         self._template = template
         self.hostname = f"{runtime.run}-{name}"
-        self._volume = f"{self.hostname}-data"
+        self._volume = volume
         self._container: Container | None = None
         self._configuration = ""
         self._port: int | None = None
@@ -98,7 +104,7 @@ class ContainerNode(ServerNode):
         addresses.announce(self.address, lambda: (self.host, self.port))
 
     def create(self, settings: Mapping[str, str], node_passwords: str) -> None:
-        """Make its volume and its container, and start it: testcontainers does both at once.
+        """Make its container and start it: testcontainers does both at once.
 
         Args:
             settings: for the configuration file, after ours.
@@ -110,7 +116,6 @@ class ContainerNode(ServerNode):
         template, place = self._template, self._template.data_volume
         self._configuration = configuration.render(self.name, PORT, None, settings)
         with docker_errors(f"{self.name} could not be made", self.name):
-            self._runtime.client.volumes.create(self._volume, labels=dict(self._runtime.labels))
             made = (
                 DockerContainer(template.image_id)
                 .with_name(self.hostname)
@@ -317,7 +322,7 @@ class ContainerNode(ServerNode):
         }
 
     def destroy(self) -> None:
-        """Remove the container and its volume."""
+        """Remove the container; its volume goes with the cluster."""
         if self._is_destroyed:
             return
         self.close()
@@ -326,22 +331,8 @@ class ContainerNode(ServerNode):
             if self._container is not None:
                 container = self._container
                 passing_over_missing(lambda: container.remove(force=True, v=True))
-            self._remove_volume()
         self._is_destroyed = True
         lifetime.unregister(self)
-
-    def _remove_volume(self) -> None:
-        # Under load the daemon may still think that the container, which is gone, uses it.
-        deadline = time.monotonic() + _GONE_DEADLINE_S
-        while True:
-            try:
-                passing_over_missing(lambda: self._runtime.client.volumes.get(self._volume).remove(force=True))
-            except Exception:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-            else:
-                return
 
     def __repr__(self) -> str:
         return f"<ContainerNode {self.name}: {self.hostname}>"

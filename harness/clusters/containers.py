@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from harness.clusters.bringing_up import Phases, bring_up, next_cluster_name
@@ -10,6 +12,7 @@ from harness.clusters.configuration import node_settings
 from harness.clusters.container_image import ContainerTemplate, fetch_container_template
 from harness.clusters.container_node import ContainerNode
 from harness.clusters.container_runtime import Runtime, docker_errors, open_runtime, passing_over_missing
+from harness.clusters.container_storage import MEMORY_SETTINGS, ClusterStorage
 from harness.clusters.docker import require_docker
 from harness.clusters.running import RunningCluster, check_worker_count, node_names, node_password_file
 from harness.logs import get_logger
@@ -32,12 +35,14 @@ class ContainerCluster(RunningCluster):
         name: str,
         nodes: Sequence[ContainerNode],
         network: ClusterNetwork,
+        storage: ClusterStorage,
         *,
         start_time: Mapping[str, float],
     ) -> None:
         super().__init__(name, nodes[0], nodes[1:], start_time=start_time)
         self._containers = tuple(nodes)
         self._network = network
+        self._storage = storage
 
     @property
     def coordinator(self) -> ContainerNode:
@@ -63,10 +68,10 @@ class ContainerCluster(RunningCluster):
         Raises:
             Exception: what failed; an ExceptionGroup if several did. All others are gone.
         """
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._network.destroy)
+            stack.callback(self._storage.destroy)
             super().destroy()
-        finally:
-            self._network.destroy()
 
 
 class ClusterNetwork:
@@ -143,11 +148,11 @@ def container_cluster(
         _without_reaper_where_it_is_missing(opened)
         chosen = template or fetch_container_template(opened)
     password = make_password()
-    with phases.phase("network"):
-        network = ClusterNetwork(opened)
+    names = node_names(count)
 
     def create(node: str) -> ContainerNode:
-        made = ContainerNode(node, opened, network.network, chosen, password=password)
+        volume = storage.volume(node)
+        made = ContainerNode(node, opened, network.network, chosen, volume=volume, password=password)
         try:
             made.create(wanted, node_password_file({"*": password}))
         except BaseException:
@@ -155,11 +160,21 @@ def container_cluster(
             raise
         return made
 
-    try:
-        nodes = bring_up(node_names(count), phases, create=create, launch=lambda _nodes: None)
-    except BaseException:
-        network.destroy()
-        raise
-    cluster = ContainerCluster(name or next_cluster_name(), nodes, network, start_time=phases.seconds)
+    with contextlib.ExitStack() as undo:
+        with phases.phase("network"):
+            network = ClusterNetwork(opened)
+            undo.callback(network.destroy)
+            storage = ClusterStorage(opened, chosen, names)
+            undo.callback(storage.destroy)
+        if storage.is_in_memory:
+            wanted = {**MEMORY_SETTINGS, **wanted}
+        with ThreadPoolExecutor(1, thread_name_prefix="storage") as pool:
+            held = pool.submit(storage.hold)
+            nodes = bring_up(names, phases, create=create, launch=lambda _nodes: None)
+            for node in nodes:
+                undo.callback(node.destroy)
+            held.result()
+        undo.pop_all()
+    cluster = ContainerCluster(name or next_cluster_name(), nodes, network, storage, start_time=phases.seconds)
     log.info("cluster started in containers", cluster=cluster.name, workers=count, **cluster.start_time)
     return cluster
