@@ -93,13 +93,13 @@ def open_runtime() -> Runtime:
     """
     docker = require_docker()
     client = docker.from_env(timeout=API_TIMEOUT_S)
-    host, publish = _reached_at(str(client.api.base_url))
+    host, publish = _reached_at()
     _sweep_once(client)
     run = f"harness-{secrets.token_hex(4)}"
     return Runtime(client, own_labels(run), run, host, publish)
 
 
-def _reached_at(base_url: str) -> tuple[str, str]:
+def _reached_at() -> tuple[str, str]:
     publish = load_settings().docker_publish
     remote = urlsplit(os.environ.get("DOCKER_HOST", ""))
     if remote.scheme != "tcp" or remote.hostname in (None, "localhost", "127.0.0.1", "::1"):

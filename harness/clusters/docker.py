@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -81,13 +83,31 @@ def _is_too_old(api_version: str) -> bool:
         return False
 
 
+def _knock(base_url: str) -> None:
+    # Docker's client leaves its socket open when it cannot connect.
+    address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    if base_url.startswith("http+docker://") and address.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(LOOK_DEADLINE_S)
+            probe.connect(address.removeprefix("unix://"))
+
+
 def _ask_daemon(docker: Any, look: DockerLook) -> DockerLook:
     image = load_settings().citus_image
     try:
-        client = docker.from_env(timeout=LOOK_DEADLINE_S)
+        # With a version the client asks nothing before it is there to be closed; the question needs none.
+        client = docker.from_env(timeout=LOOK_DEADLINE_S, version=OLDEST_API)
         try:
-            said = client.version()
-            version = str(said["Version"])
+            _knock(str(client.api.base_url))
+            said = client.api.version(api_version=False)
+            version, api_version = str(said["Version"]), str(said.get("ApiVersion", ""))
+            if _is_too_old(api_version):
+                return replace(
+                    look,
+                    daemon_version=version,
+                    problem=f"the engine is too old: {version}, interface {api_version}",
+                    hint=f"Docker 20.10 or newer, with interface {OLDEST_API}",
+                )
             tags = {tag for found in client.images.list() for tag in found.tags if "citus" in tag}
             try:
                 client.images.get(image)
@@ -99,15 +119,7 @@ def _ask_daemon(docker: Any, look: DockerLook) -> DockerLook:
     except (docker.errors.DockerException, OSError) as error:
         problem, hint = _why_silent(error)
         return replace(look, problem=problem, hint=hint)
-    found = replace(look, daemon_version=version, citus_images=tuple(sorted(tags)))
-    api_version = str(said.get("ApiVersion", ""))
-    if _is_too_old(api_version):
-        return replace(
-            found,
-            problem=f"the engine is too old: {version}, interface {api_version}",
-            hint=f"Docker 20.10 or newer, with interface {OLDEST_API}",
-        )
-    return found
+    return replace(look, daemon_version=version, citus_images=tuple(sorted(tags)))
 
 
 def _within(deadline_s: float, look: Callable[[], DockerLook]) -> DockerLook | None:

@@ -25,6 +25,9 @@ from harness.postgres.template import SUPERUSER
 from harness.settings import load_settings
 from harness.waiting import wait_until
 
+# What a server that does not start says of the reason: of its configuration in a line of the level LOG.
+_COMPLAINT = re.compile(r"\b(FATAL|PANIC|ERROR):|LOG: .*(invalid value for|unrecognized configuration) parameter")
+
 _log = get_logger("postgres")
 
 
@@ -182,7 +185,7 @@ class ServerNode(AdministeredNode):
 
     def _start_error(self, what: str, why: str) -> ServerStartError:
         tail = self.log.tail(self._started_mark)
-        complaints = [line for line in tail.splitlines() if re.search(r"\b(FATAL|PANIC|ERROR):", line)]
+        complaints = [line for line in tail.splitlines() if _COMPLAINT.search(line)]
         return ServerStartError(
             f"{self.name} {self._where()} {what}",
             hint=redact((complaints[0] if complaints else why).strip()) + self._kept_hint(),
