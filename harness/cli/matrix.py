@@ -28,6 +28,14 @@ def matrix(
     row: Annotated[
         list[int] | None, typer.Option("--row", "-r", help="Only this row, by its number; may be given again.")
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|containers|DSN",
+            help="What the cluster is made of; default HARNESS_CLUSTER, else local processes where Citus is installed, "
+            "else containers.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit file.", metavar="FILE")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page.", metavar="FILE")] = None,
@@ -48,8 +56,8 @@ def matrix(
         def on_row(each: Row) -> None:
             status.update(Text(f"row {each.number}: {each.title}"))
 
-        result = run_matrix(chosen, on_row=on_row)
-    command = command_to_repeat(row or (), as_json, junit, html)
+        result = run_matrix(chosen, cluster=cluster, on_row=on_row)
+    command = command_to_repeat(row or (), cluster, as_json, junit, html)
     if junit is not None:
         write_file(junit, to_matrix_junit(result, command), option="--junit")
     if html is not None:
@@ -65,11 +73,15 @@ def matrix(
         raise typer.Exit(EXIT_ENVIRONMENT if lacks else EXIT_CHECK_FAILED)
 
 
-def command_to_repeat(rows: list[int] | tuple[()], as_json: bool, junit: Path | None, html: Path | None) -> str:
+def command_to_repeat(
+    rows: list[int] | tuple[()], cluster: str | None, as_json: bool, junit: Path | None, html: Path | None
+) -> str:
     """The command line that repeats a run."""
     words = ["harness", "matrix"]
     for number in rows:
         words += ["--row", str(number)]
+    # A DSN may hold a password: in a report stands what takes its place.
+    words += ["--cluster", cluster if cluster in ("local", "containers") else "DSN"] if cluster else []
     words += ["--json"] if as_json else []
     for option, path in (("--junit", junit), ("--html", html)):
         words += [option, str(path)] if path is not None else []
