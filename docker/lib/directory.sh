@@ -57,8 +57,24 @@ lock_data_directory() {
     flock -n 9 || refuse "another node runs on PGDATA='$PGDATA'" "stop it first, or name another directory"
 }
 
+# After a kill the number in a lock file of PostgreSQL's may be that of any process, in a container above all, where
+# numbers are small; PostgreSQL then refuses to start. For a process that is PostgreSQL its own rule holds.
+forget_stale_numbers() {
+    for lock_file; do
+        number=$(head -n 1 "$lock_file" 2>/dev/null) && [ -r "/proc/${number:=none}/stat" ] || continue
+        what=$(sed 's/^[0-9]* (\(.*\)) \(.\).*/\2 \1/' "/proc/$number/stat" 2>/dev/null) || continue
+        case $what in
+            'Z '* | 'X '*) ;; # ended, and nobody has asked how
+            *' postgres'*) continue ;;
+        esac
+        say "$lock_file names process $number, which is no running PostgreSQL: removed"
+        rm -f "$lock_file"
+    done
+}
+
 make_data_directory() {
     lock_data_directory
+    forget_stale_numbers "$PGDATA/postmaster.pid" "$run_dir/.s.PGSQL.$port.lock"
     is_new=no
     if [ -s "$PGDATA/PG_VERSION" ]; then
         rm -rf "${PGDATA:?}/$making"

@@ -98,6 +98,7 @@ prepare() {
     while :; do
         write_settings
         write_services
+        forget_stale_numbers "$(show_setting unix_socket_directories | sed 's/,.*//')/.s.PGSQL.$port.lock"
         service=socket
         # What an earlier life with Citus may have left, prepared transactions and slots, must not hinder a look.
         set -- -c "listen_addresses=" -c "unix_socket_directories=$run_dir"

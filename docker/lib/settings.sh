@@ -7,7 +7,7 @@ given= # lines of name=value
 
 refuse_gone_setting() {
     case $1 in
-        citus.distributed_executor | citus.task_executor_type)
+        citus.distributed_executor)
             refuse "setting $1 does not exist any more" \
                 "leave it out, there is one executor; citus.max_adaptive_executor_pool_size bounds its connections"
             ;;

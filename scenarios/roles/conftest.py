@@ -74,9 +74,14 @@ def node_program() -> Iterator[Path]:
     owned.remove()
 
 
-def _making(program: Path, installation: Installation) -> Iterator[MakeNode]:
+@pytest.fixture(scope="session")
+def cluster_password() -> str:
+    """The password of all nodes."""
+    return make_password()
+
+
+def _making(program: Path, installation: Installation, password: str) -> Iterator[MakeNode]:
     made: list[RoleNode] = []
-    password = make_password()
 
     def make(name: str, **variables: str) -> RoleNode:
         node = RoleNode(name, program, installation, server_user(), password)
@@ -96,15 +101,15 @@ def _making(program: Path, installation: Installation) -> Iterator[MakeNode]:
 
 
 @pytest.fixture
-def make_node(node_program: Path, node_binaries: Installation) -> Iterator[MakeNode]:
+def make_node(node_program: Path, node_binaries: Installation, cluster_password: str) -> Iterator[MakeNode]:
     """Makes nodes for one test."""
-    yield from _making(node_program, node_binaries)
+    yield from _making(node_program, node_binaries, cluster_password)
 
 
 @pytest.fixture(scope="module")
-def make_module_node(node_program: Path, node_binaries: Installation) -> Iterator[MakeNode]:
+def make_module_node(node_program: Path, node_binaries: Installation, cluster_password: str) -> Iterator[MakeNode]:
     """Makes nodes that the tests of one file share."""
-    yield from _making(node_program, node_binaries)
+    yield from _making(node_program, node_binaries, cluster_password)
 
 
 def start_cluster(make: MakeNode, *, workers: int = 2) -> RoleCluster:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from psycopg.conninfo import make_conninfo
 
-from harness.errors import ServerStartError
+from harness.errors import ServerStartError, WaitTimeoutError
 from harness.postgres import DsnNode, Installation
 from harness.postgres.identity import SystemUser, child_environment, run_process, start_process
 from harness.postgres.lifetime import OwnedDirectory, kill_server_in, register, unregister
@@ -32,6 +32,11 @@ LOCAL_SETTINGS: Mapping[str, str] = {
     "POSTGRES_SETTING_LOG_TIMEZONE": "UTC",
     "POSTGRES_SETTING_LOG_CHECKPOINTS": "off",
     "CITUS_SHARD_COUNT": "4",
+    # How soon the coordinator's daemon tells the workers of a node that moved; 5 s by default.
+    "POSTGRES_SETTING_CITUS__METADATA_SYNC_INTERVAL": "200ms",
+    "POSTGRES_SETTING_CITUS__METADATA_SYNC_RETRY_INTERVAL": "100ms",
+    # How soon a rebalance begins; 5 s by default.
+    "POSTGRES_SETTING_CITUS__BACKGROUND_TASK_QUEUE_INTERVAL": "100ms",
 }
 
 
@@ -127,7 +132,7 @@ class RoleNode:
             if text in self.said():
                 return True
             if not self.is_running:
-                raise ServerStartError(f"{self.name} ended before it said {text!r}", log_tail=self.said()[-4000:])
+                raise ServerStartError(f"{self.name} ended before it said {text!r}:\n{self.said()[-4000:]}")
             return False
 
         wait_until(f"{self.name} to say {text!r}", has_said, deadline_s=deadline_s, poll_s=0.01)
@@ -151,7 +156,11 @@ class RoleNode:
         """Its exit code, once it has ended by itself."""
         assert self._process is not None
         process = self._process
-        wait_until(f"the end of {self.name}", lambda: process.poll() is not None, deadline_s=END_DEADLINE_S)
+        try:
+            wait_until(f"the end of {self.name}", lambda: process.poll() is not None, deadline_s=END_DEADLINE_S)
+        except WaitTimeoutError as error:
+            error.add_note(self.said()[-4000:])
+            raise
         return process.returncode
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:

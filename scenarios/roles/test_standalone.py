@@ -64,7 +64,12 @@ def test_alone_with_citus_a_node_is_its_own_coordinator(standalone: RoleNode) ->
 def test_nobody_gets_in_without_the_password(standalone: RoleNode, host: str, password: str) -> None:
     where = str(standalone.root / "sockets") if host == "socket" else host
     dsn = make_conninfo(
-        host=where, port=standalone.port, user="postgres", password=password or None, dbname="postgres", passfile="/dev/null"
+        host=where,
+        port=standalone.port,
+        user="postgres",
+        password=password or None,
+        dbname="postgres",
+        passfile="/dev/null",
     )
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(dsn)
