@@ -12,7 +12,7 @@ from psycopg.rows import TupleRow
 
 from harness.chain.runner import upgrade
 from harness.clusters import Cluster
-from harness.postgres import DsnNode, Node, Server
+from harness.postgres import Node, Server
 from harness.trickle import StreamTables
 from harness.trickle.oracle import compare
 
@@ -192,7 +192,6 @@ def test_transaction_through_a_worker_that_is_open_over_cuts_is_not_lost(citus_d
     citus_database.sql("CREATE TABLE events (id integer, kind text)")
     citus_database.sql("SELECT create_distributed_table('events', 'id', shard_count => 4)")
     worker = citus_database.workers[0]
-    assert isinstance(worker, DsnNode)
     with _kept(citus_database) as stream_tables, citus_database.coordinator.connect() as checker:
         with worker.connect(autocommit=False) as through_worker:
             through_worker.execute("INSERT INTO events SELECT i, 'mx' FROM generate_series(1, 40) i")
