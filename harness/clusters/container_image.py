@@ -255,7 +255,7 @@ def _finish(container: Any, image: str) -> dict[str, Any]:
     owner = re.search(r"^harness-owner (\d+) (\d+)$", said, re.MULTILINE)
     if container.attrs["State"]["ExitCode"] == 0 and facts and owner:
         return {**json.loads(facts[1]), "uid": int(owner[1]), "gid": int(owner[2])}
-    if 'extension "citus"' in said or 'access file "citus"' in said:
+    if re.search(r'extension "citus"|access file "citus"|citus extension is not found', said):
         raise CitusMissingError(
             f"no clusters in containers: the image {image} has no Citus", hint="HARNESS_CITUS_IMAGE names another"
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.clusters.bringing_up import Phases, bring_up, next_cluster_name
 from harness.clusters.configuration import node_settings
-from harness.clusters.container_image import ContainerTemplate, fetch_container_template
+from harness.clusters.container_image import fetch_container_template
 from harness.clusters.container_node import ContainerNode
 from harness.clusters.container_runtime import Runtime, docker_errors, open_runtime, passing_over_missing
 from harness.clusters.container_storage import MEMORY_SETTINGS, ClusterStorage
@@ -69,18 +69,24 @@ class ContainerCluster(RunningCluster):
             Exception: what failed; an ExceptionGroup if several did. All others are gone.
         """
         with contextlib.ExitStack() as stack:
+            stack.callback(self._network.runtime.client.close)
             stack.callback(self._network.destroy)
             stack.callback(self._storage.destroy)
             super().destroy()
 
 
 class ClusterNetwork:
-    """A network that only one cluster's nodes are on; it goes with the cluster, or at this process's end."""
+    """A network that only one cluster's nodes are on; it goes with the cluster, or at this process's end.
+
+    Attributes:
+        runtime: the daemon, and the run whose name the network has.
+        network: as testcontainers has it.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         from testcontainers.core.network import Network as TestNetwork  # noqa: PLC0415 - an optional extra
 
-        self._runtime = runtime
+        self.runtime = runtime
         self.network: Network = TestNetwork(docker_network_kw={"labels": dict(runtime.labels)})
         self.network.name = runtime.run
         lifetime.register(self)
@@ -111,8 +117,6 @@ def container_cluster(
     workers: int | None = None,
     name: str | None = None,
     settings: Mapping[str, str] | None = None,
-    runtime: Runtime | None = None,
-    template: ContainerTemplate | None = None,
 ) -> ContainerCluster:
     """Start a coordinator and its workers in containers, ready for a distributed table.
 
@@ -124,8 +128,6 @@ def container_cluster(
         workers: how many; default ``CITUS_WORKERS``, which is 2. With 0 the coordinator holds the shards.
         name: for messages.
         settings: for every node; they win over ours.
-        runtime: the daemon; default: the one that Docker's own variables lead to.
-        template: what nodes are copied from; default: that of ``HARNESS_CITUS_IMAGE``.
 
     Returns:
         The running cluster; ``start_time`` has the phases ``template``, ``network``, ``copy``, ``start``,
@@ -143,10 +145,10 @@ def container_cluster(
     check_worker_count(count)
     wanted = node_settings(citus, settings)
     phases = Phases()
-    opened = runtime or open_runtime()
+    opened = open_runtime()
     with phases.phase("template"):
         _without_reaper_where_it_is_missing(opened)
-        chosen = template or fetch_container_template(opened)
+        chosen = fetch_container_template(opened)
     password = make_password()
     names = node_names(count)
 
@@ -161,6 +163,7 @@ def container_cluster(
         return made
 
     with contextlib.ExitStack() as undo:
+        undo.callback(opened.client.close)
         with phases.phase("network"):
             network = ClusterNetwork(opened)
             undo.callback(network.destroy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Mapping
 from typing import Literal
 
@@ -98,7 +99,9 @@ class ContainerProvider(Provider):
         from harness.clusters.container_image import fetch_container_template  # noqa: PLC0415
         from harness.clusters.container_runtime import open_runtime  # noqa: PLC0415
 
-        template = fetch_container_template(open_runtime())
+        runtime = open_runtime()
+        with contextlib.closing(runtime.client):
+            template = fetch_container_template(runtime)
         self.postgres_version = template.postgres_version
         self.citus_version = template.citus_version
 
