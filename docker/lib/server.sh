@@ -85,7 +85,7 @@ ask() {
     child=
     [ -z "$stopping" ] || return 1
     answer=$(cat "$said.out")
-    reason=$(sed 's/^psql:[^ ]* //; s/^psql: error: //; s/^ERROR:  //' "$said.err" | head -n 1)
+    reason=$(sed 's/^psql: error: //; s/^psql:[^ ]* //; s/^ERROR:  //' "$said.err" | head -n 1)
     [ "$code" != 124 ] || reason="no answer within $answer_deadline_s s"
     return "$code"
 }
