@@ -45,6 +45,11 @@ class DockerLook:
     citus_images: tuple[str, ...] = ()
 
     @property
+    def can_run(self) -> bool:
+        """Whether clusters in containers can be started without pulling anything."""
+        return not self.problem and self.has_image
+
+    @property
     def has_image(self) -> bool:
         """Whether the image that clusters in containers use (``HARNESS_CITUS_IMAGE``) is here."""
         return load_settings().citus_image in self.citus_images

@@ -108,7 +108,8 @@ def _skipped(citus: Installation | None, problem: str, docker: DockerLook) -> tu
     skipped = []
     if citus is None:
         how = "install Citus 14 for PostgreSQL 18 (or 13 for 17); HARNESS_PG_BINDIR names its bin directory"
-        skipped.append(Skipped("clusters of local processes, scenarios on Citus", problem, how))
+        else_where = "" if docker.can_run else ", scenarios on Citus"
+        skipped.append(Skipped(f"clusters of local processes{else_where}", problem, how))
     what = "clusters in containers"
     if docker.problem:
         skipped.append(Skipped(what, docker.problem, docker.hint))
