@@ -96,7 +96,7 @@ class RoleNode:
         self.environment["PGPORT"] = str(self.port)
 
     def _whole_environment(self, variables: Mapping[str, str | None]) -> dict[str, str]:
-        wanted = self.environment | variables
+        wanted: dict[str, str | None] = {**self.environment, **variables}
         given = {name: value for name, value in wanted.items() if value is not None}
         return child_environment(self.root, given)
 

@@ -130,11 +130,15 @@ def project(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
         made.wait_healthy()
         yield made
     finally:
+        mounts = [mount for service in NODES if made.container(service) for mount in made.inspect(service)["Mounts"]]
+        volumes = {mount["Name"] for mount in mounts if mount["Type"] == "volume"}
         try:
             made.compose("down", "--volumes", "--timeout", "5")
         finally:
-            assert remove_by_label(f"com.docker.compose.project={made.name}") == []
+            left = remove_by_label(f"com.docker.compose.project={made.name}")
             lease.release()
+        assert left == []
+        assert not volumes & set(docker("volume", "ls", "--quiet").split())
 
 
 def remove_by_label(label: str) -> list[str]:
