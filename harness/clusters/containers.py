@@ -18,7 +18,6 @@ from harness.clusters.running import RunningCluster, check_worker_count, node_na
 from harness.logs import get_logger
 from harness.postgres import lifetime
 from harness.postgres.passwords import make_password
-from harness.postgres.server_node import ServerNode
 from harness.settings import load_citus_settings
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 log = get_logger("clusters")
 
 
-class ContainerCluster(RunningCluster):
+class ContainerCluster(RunningCluster[ContainerNode]):
     """A cluster whose nodes are containers; made by `container_cluster`."""
 
     def __init__(
@@ -40,27 +39,12 @@ class ContainerCluster(RunningCluster):
         start_time: Mapping[str, float],
     ) -> None:
         super().__init__(name, nodes[0], nodes[1:], start_time=start_time)
-        self._containers = tuple(nodes)
         self._network = network
         self._storage = storage
 
-    @property
-    def coordinator(self) -> ContainerNode:
-        """The server that clients talk to."""
-        return self._containers[0]
-
-    @property
-    def workers(self) -> tuple[ContainerNode, ...]:
-        """The servers that hold shards, in the order of their groups."""
-        return self._containers[1:]
-
-    @property
-    def nodes(self) -> tuple[ContainerNode, ...]:
-        """The coordinator, then the workers."""
-        return self._containers
-
-    def _write_node_passwords(self, node: ServerNode, text: str) -> None:
-        next(each for each in self.nodes if each is node).write_node_passwords(text)
+    def _write_node_passwords(self, text: str) -> None:
+        for node in self.nodes:
+            node.write_node_passwords(text)
 
     def destroy(self) -> None:
         """Remove all containers, their volumes and the network.

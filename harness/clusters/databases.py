@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Generic
 
 from psycopg import sql
+from typing_extensions import TypeVar
 
 from harness.clusters.cluster import Cluster, in_parallel
 from harness.postgres.administered import AdministeredNode, NodeDatabase
 
-
-class AddressedCluster(Cluster):
-    """A cluster whose nodes know how the others reach them."""
-
-    def __init__(
-        self,
-        name: str,
-        coordinator: AdministeredNode,
-        workers: Sequence[AdministeredNode],
-        *,
-        start_time: Mapping[str, float] | None = None,
-    ) -> None:
-        super().__init__(name, coordinator, workers, start_time=start_time)
-        self._administered = (coordinator, *workers)
-
-    @property
-    def coordinator(self) -> AdministeredNode:
-        """The node that clients talk to."""
-        return self._administered[0]
-
-    @property
-    def workers(self) -> tuple[AdministeredNode, ...]:
-        """The nodes that hold shards, in the order of their groups."""
-        return self._administered[1:]
-
-    @property
-    def nodes(self) -> tuple[AdministeredNode, ...]:
-        """The coordinator, then the workers."""
-        return self._administered
+AdministeredT_co = TypeVar("AdministeredT_co", bound=AdministeredNode, default=AdministeredNode, covariant=True)
 
 
-class DatabaseCluster(AddressedCluster):
+class DatabaseCluster(Cluster[AdministeredT_co], Generic[AdministeredT_co]):
     """A cluster on which we may make databases."""
 
     # The database that others are copied from, once there is one: its name is no one else's.
@@ -63,12 +37,13 @@ class DatabaseCluster(AddressedCluster):
             # Known before it is whole: what fails half way is dropped with the rest.
             self._database_template = f"harness_citus_template_{secrets.token_hex(4)}"
             self._make_database_template(self._database_template)
-        template = self._database_template
-        in_parallel(lambda node: node.create_database(dbname, template=template), self.nodes)
+        template, nodes = self._database_template, _as_administered(self.nodes)
+        in_parallel(lambda node: node.create_database(dbname, template=template), nodes)
 
     def _make_database_template(self, name: str) -> None:
-        in_parallel(lambda node: node.create_database(name), self.nodes)
-        in_parallel(lambda node: node.sql("CREATE EXTENSION citus", dbname=name), self.nodes)
+        nodes = _as_administered(self.nodes)
+        in_parallel(lambda node: node.create_database(name), nodes)
+        in_parallel(lambda node: node.sql("CREATE EXTENSION citus", dbname=name), nodes)
         join_nodes(self.coordinator, self.workers, dbname=name)
         self.close()
 
@@ -83,10 +58,10 @@ class DatabaseCluster(AddressedCluster):
 
         in_parallel(shut, self.nodes)
 
-    def view(self, dbname: str) -> AddressedCluster:
+    def view(self, dbname: str) -> Cluster[AdministeredNode]:
         """One database of all nodes, as a cluster of its own: its verbs ask that database. Close it when done."""
         coordinator, *workers = (NodeDatabase(node, dbname) for node in self.nodes)
-        return AddressedCluster(dbname, coordinator, workers)
+        return Cluster(dbname, coordinator, workers)
 
     def drop_database(self, dbname: str) -> None:
         """Drop a database on all nodes at once, ending the sessions in it, Citus' own included."""
@@ -109,6 +84,11 @@ class DatabaseCluster(AddressedCluster):
                 node.drop_database(name)
 
         in_parallel(drop, self.nodes)
+
+
+def _as_administered(nodes: Sequence[AdministeredNode]) -> Sequence[AdministeredNode]:
+    # mypy lets no type variable of a result into a lambda.
+    return nodes
 
 
 def join_nodes(

@@ -15,38 +15,17 @@ from harness.postgres.identity import server_user
 from harness.postgres.installations import Installation
 from harness.postgres.passwords import make_password, write_secret
 from harness.postgres.server import Server
-from harness.postgres.server_node import ServerNode
 from harness.settings import load_citus_settings
 
 log = get_logger("clusters")
 
 
-class LocalCluster(RunningCluster):
+class LocalCluster(RunningCluster[Server]):
     """A cluster whose nodes are processes on this machine; made by `local_cluster`."""
 
-    def __init__(
-        self, name: str, coordinator: Server, workers: Sequence[Server], *, start_time: Mapping[str, float]
-    ) -> None:
-        super().__init__(name, coordinator, workers, start_time=start_time)
-        self._processes = (coordinator, *workers)
-
-    @property
-    def coordinator(self) -> Server:
-        """The server that clients talk to."""
-        return self._processes[0]
-
-    @property
-    def workers(self) -> tuple[Server, ...]:
-        """The servers that hold shards, in the order of their groups."""
-        return self._processes[1:]
-
-    @property
-    def nodes(self) -> tuple[Server, ...]:
-        """The coordinator, then the workers."""
-        return self._processes
-
-    def _write_node_passwords(self, node: ServerNode, text: str) -> None:
-        _write_node_passwords(next(each for each in self.nodes if each is node), text)
+    def _write_node_passwords(self, text: str) -> None:
+        for node in self.nodes:
+            _write_node_passwords(node, text)
 
     def detach(self) -> None:
         """Let all nodes outlive this process; see `harness.clusters.named`."""

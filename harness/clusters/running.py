@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Generic
 
 from psycopg.conninfo import conninfo_to_dict
+from typing_extensions import TypeVar
 
 from harness.clusters.cluster import in_parallel
 from harness.clusters.databases import DatabaseCluster
@@ -15,38 +18,16 @@ from harness.postgres.server_node import ServerNode
 MOST_WORKERS = 32
 
 
-class RunningCluster(DatabaseCluster, abc.ABC):
+ServerT_co = TypeVar("ServerT_co", bound=ServerNode, default=ServerNode, covariant=True)
+
+
+class RunningCluster(DatabaseCluster[ServerT_co], Generic[ServerT_co], abc.ABC):
     """A cluster whose nodes are servers of our own.
 
     One password serves all nodes; each finds it in a password file of its own, see ``docs/clusters.md``.
     """
 
-    def __init__(
-        self, name: str, coordinator: ServerNode, workers: Sequence[ServerNode], *, start_time: Mapping[str, float]
-    ) -> None:
-        super().__init__(name, coordinator, workers, start_time=start_time)
-        self._servers = (coordinator, *workers)
-        self._node_passwords = {"*": coordinator.password}
-
-    @property
-    def coordinator(self) -> ServerNode:
-        """The server that clients talk to."""
-        return self._servers[0]
-
-    @property
-    def workers(self) -> tuple[ServerNode, ...]:
-        """The servers that hold shards, in the order of their groups."""
-        return self._servers[1:]
-
-    @property
-    def nodes(self) -> tuple[ServerNode, ...]:
-        """The coordinator, then the workers."""
-        return self._servers
-
-    def node(self, name: str) -> ServerNode:
-        """The server of this name (errors: see `Cluster.node`)."""
-        super().node(name)
-        return next(each for each in self.nodes if each.name == name)
+    _role_passwords: Mapping[str, str] = MappingProxyType({})
 
     def create_role(self, role: str) -> None:
         """Make a role that can log in and use distributed tables; ``coordinator.dsn(user=role)`` knows its password.
@@ -55,14 +36,13 @@ class RunningCluster(DatabaseCluster, abc.ABC):
         from their password files.
         """
         self.coordinator.create_role(role)
-        self._node_passwords[role] = str(conninfo_to_dict(self.coordinator.dsn(user=role))["password"])
-        text = node_password_file(self._node_passwords)
-        for node in self.nodes:
-            self._write_node_passwords(node, text)
+        password = str(conninfo_to_dict(self.coordinator.dsn(user=role))["password"])
+        self._role_passwords = {**self._role_passwords, role: password}
+        self._write_node_passwords(node_password_file({**self._role_passwords, "*": self.coordinator.password}))
 
     @abc.abstractmethod
-    def _write_node_passwords(self, node: ServerNode, text: str) -> None:
-        """Replace the password file that libpq inside the server reads."""
+    def _write_node_passwords(self, text: str) -> None:
+        """Replace the password file that libpq inside each server reads."""
 
     def destroy(self) -> None:
         """Stop every node and remove what it has.
@@ -70,7 +50,11 @@ class RunningCluster(DatabaseCluster, abc.ABC):
         Raises:
             Exception: what failed on a node; an ExceptionGroup if several did. All others are gone.
         """
-        in_parallel(lambda node: node.destroy(), self.nodes)
+        in_parallel(_destroy, self.nodes)
+
+
+def _destroy(node: ServerNode) -> None:
+    node.destroy()
 
 
 def node_password_file(passwords: Mapping[str, str]) -> str:

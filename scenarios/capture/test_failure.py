@@ -11,7 +11,6 @@ from psycopg import sql
 
 from harness.chain.runner import upgrade
 from harness.clusters import Cluster
-from harness.clusters.databases import AddressedCluster
 from harness.clusters.running import RunningCluster
 from harness.errors import HarnessError
 from harness.postgres import AdministeredNode, Node
@@ -62,7 +61,7 @@ def _assert_nothing_remains_and_a_retry_works(cluster: Cluster, before: Mapping[
 
 
 @pytest.mark.citus(">= 13")
-def test_lock_that_is_not_given_leaves_nothing_of_capture(citus_database: AddressedCluster) -> None:
+def test_lock_that_is_not_given_leaves_nothing_of_capture(citus_database: Cluster[AdministeredNode]) -> None:
     coordinator = citus_database.coordinator
     _prepare(coordinator)
     before = {node.name: left_of_capture(node) for node in citus_database.nodes}

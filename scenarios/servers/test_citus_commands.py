@@ -10,8 +10,7 @@ from psycopg import sql
 
 from harness import citus
 from harness.clusters import Cluster, RunningCluster
-from harness.clusters.databases import AddressedCluster
-from harness.postgres import Node
+from harness.postgres import AdministeredNode, Node
 from scenarios.servers.addresses import label
 
 
@@ -71,7 +70,7 @@ def test_statement_runs_on_the_coordinator_and_on_every_worker(
 @pytest.mark.citus(">= 13")
 @pytest.mark.allow_log(r"division by zero|does not exist|already exists", "the statements are meant to fail")
 def test_failure_of_one_node_is_named_with_its_sqlstate(
-    citus_database: AddressedCluster, coordinator: citus.Connection
+    citus_database: Cluster[AdministeredNode], coordinator: citus.Connection
 ) -> None:
     citus_database.workers[1].sql("CREATE TABLE only_here (a int)")
     answers = citus.run_on_nodes(coordinator, "CREATE TABLE only_here (a int)")
