@@ -236,16 +236,7 @@ class Server(ServerNode):
     # ---------------------------------------------------------------- stopping
 
     def stop(self, mode: StopMode = "fast", *, deadline_s: float = STOP_DEADLINE_S) -> None:
-        """Stop it; a frozen one is thawed first.
-
-        Args:
-            mode: ``smart`` waits for clients, ``fast`` ends their sessions, ``immediate`` leaves recovery to the next
-                start.
-            deadline_s: how long that may take, in seconds.
-
-        Raises:
-            WaitTimeoutError: it still runs.
-        """
+        """Stop it; a frozen one is thawed first (arguments and errors: see `ServerNode.stop`)."""
         self.close()
         self._postmaster.stop(mode, deadline_s)
 
