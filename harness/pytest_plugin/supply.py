@@ -42,14 +42,19 @@ class MakeCitusCluster(Protocol):
 # ------------------------------------------------------------------------------------------------ what is missing
 
 
-def _missing(error: HarnessError, options: TrickleOptions) -> NoReturn:
-    """Skip, or fail where nothing may be missing; the reason is typed, so that a report can count it."""
-    reason = f"environment: {error.message}" + (f" ({error.hint})" if error.hint else "")
+def _outcome(error: HarnessError, options: TrickleOptions) -> BaseException:
+    """What becomes of a test: skipped for what this machine lacks, failed where nothing may be missing.
+
+    The reason of a skip is typed, so that a report can count it.
+    """
+    reason = error.message + (f" ({error.hint})" if error.hint else "")
+    if not isinstance(error, EnvironmentMissingError | UnsupportedVersionError):
+        return pytest.fail.Exception(reason, pytrace=False)
     if options.require:
-        pytest.fail(f"{reason} [trickle_require is set]", pytrace=False)
+        return pytest.fail.Exception(f"environment: {reason} [trickle_require is set]", pytrace=False)
     if load_settings().require_citus:
-        pytest.fail(f"{reason} [HARNESS_REQUIRE_CITUS is set]", pytrace=False)
-    pytest.skip(reason)
+        return pytest.fail.Exception(f"environment: {reason} [HARNESS_REQUIRE_CITUS is set]", pytrace=False)
+    return pytest.skip.Exception(f"environment: {reason}")
 
 
 @contextlib.contextmanager
@@ -57,10 +62,8 @@ def _told(options: TrickleOptions) -> Iterator[None]:
     """What this machine lacks is a typed skip; what somebody can mend is a failure with a hint and no traceback."""
     try:
         yield
-    except (EnvironmentMissingError, UnsupportedVersionError) as error:
-        _missing(error, options)
-    except RefusedError as error:
-        pytest.fail(f"{error.message}" + (f" ({error.hint})" if error.hint else ""), pytrace=False)
+    except (EnvironmentMissingError, RefusedError) as error:
+        raise _outcome(error, options) from None
 
 
 def _provider(options: TrickleOptions, config: pytest.Config) -> Provider:

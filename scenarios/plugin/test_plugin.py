@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 import harness
 from harness.clusters.running import MOST_WORKERS
@@ -116,6 +117,10 @@ def test_existing_cluster_is_used_and_left_as_it_was(
         test_workers="def test_workers(citus_cluster):\n    assert len(citus_cluster.workers) == 1\n",
     )
     monkeypatch.setenv("HARNESS_CLUSTER", cluster.coordinator.dsn())
+    # Another process reaches the nodes of a cluster in containers at other addresses than they do each other.
+    reached = [(node.address, conninfo_to_dict(node.dsn())) for node in cluster.nodes]
+    addresses = (f"{name}:{port}={here['host']}:{here['port']}" for (name, port), here in reached)
+    monkeypatch.setenv("HARNESS_NODE_ADDRESSES", ",".join(addresses))
     result = run("--trickle-workers", "1")
     result.assert_outcomes(passed=3, skipped=1)
     result.stdout.fnmatch_lines(["SKIPPED*names an existing cluster, which is not broken"])
@@ -188,6 +193,7 @@ def test_dsn_that_leads_nowhere_is_told_without_its_password(pytester: pytest.Py
     assert result.ret == 1
     output = result.stdout.str() + result.stderr.str()
     assert "127.0.0.1:1 cannot be reached" in output
+    assert "During handling" not in output
     assert "hunter2" not in output
 
 
