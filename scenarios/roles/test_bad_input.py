@@ -72,7 +72,7 @@ REFUSED: tuple[tuple[dict[str, str | None], tuple[str, ...]], ...] = (
 @pytest.fixture(scope="module")
 def node(make_module_node: MakeNode) -> RoleNode:
     """A node on an empty volume: every refusal leaves it so."""
-    return make_module_node("refused")
+    return make_module_node("refused", volume="empty")
 
 
 @pytest.mark.parametrize(("variables", "words"), REFUSED, ids=lambda part: "-".join(part)[:60] if part else "")
@@ -117,7 +117,7 @@ def test_settings_of_citus_are_known_to_citus_only_and_refused_before_the_port_i
 
 
 def test_a_directory_that_holds_something_else_is_left_alone(make_node: MakeNode) -> None:
-    node = make_node("full")
+    node = make_node("full", volume="empty")
     (node.data_dir / "letter").write_text("dear")
     said = node.refused()
     assert str(node.data_dir) in said

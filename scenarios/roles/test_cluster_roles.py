@@ -173,7 +173,7 @@ def test_a_worker_that_is_pointed_at_a_worker_or_at_itself_is_refused(
 def test_an_empty_volume_under_a_known_name_is_no_substitute(cluster: RoleCluster, make_node: MakeNode) -> None:
     worker = cluster.workers[0]
     worker.stop()
-    empty = make_node("empty", **worker_of(cluster.coordinator))
+    empty = make_node("empty", volume="empty", **worker_of(cluster.coordinator))
     said = empty.refused(PGPORT=str(worker.port))
     assert f"knows 127.0.0.1:{worker.port} as group" in said
     assert "whose data are not in PGDATA" in said
@@ -184,9 +184,9 @@ def test_an_empty_volume_under_a_known_name_is_no_substitute(cluster: RoleCluste
 
 def test_a_copy_of_a_worker_that_runs_is_refused(cluster: RoleCluster, make_node: MakeNode) -> None:
     worker = cluster.workers[0]
-    copy = make_node("copy", **worker_of(cluster.coordinator))
+    copy = make_node("copy", volume="empty", **worker_of(cluster.coordinator))
     worker.stop()
-    worker.copy_volume_to(copy)
+    copy.copy_volume(worker.data_dir)
     worker.start()
     said = copy.refused()
     assert "two nodes are group" in said
@@ -219,7 +219,7 @@ def test_other_roles_need_their_passwords_on_every_node(cluster: RoleCluster) ->
 
 
 def test_wrong_password_of_the_cluster_is_said_and_tried_again(cluster: RoleCluster, make_node: MakeNode) -> None:
-    stranger = make_node("stranger", **worker_of(cluster.coordinator))
+    stranger = make_node("stranger", volume="empty", **worker_of(cluster.coordinator))
     stranger.password = "not the cluster's"  # noqa: S105
     stranger.begin(POSTGRES_PASSWORD=stranger.password)
     stranger.wait_said("not registered yet (try 2)")

@@ -15,14 +15,14 @@ pytestmark = pytest.mark.citus(">= 13")
 
 @pytest.fixture(scope="module")
 def plain(make_module_node: MakeNode) -> RoleNode:
-    node = make_module_node("plain", CITUS_ENABLE="", POSTGRES_USER="owner", POSTGRES_DB="shop")
+    node = make_module_node("plain", volume="empty", CITUS_ENABLE="", POSTGRES_USER="owner", POSTGRES_DB="shop")
     node.start("run", "-c", "work_mem=5MB", POSTGRES_SETTING_APP__TENANT="it's \\ one")
     return node
 
 
 @pytest.fixture(scope="module")
 def standalone(make_module_node: MakeNode) -> RoleNode:
-    node = make_module_node("standalone")
+    node = make_module_node("standalone", volume="empty")
     node.start(POSTGRES_SETTING_citus__max_adaptive_executor_pool_size="3", CITUS_SHARD_COUNT="6")
     return node
 
@@ -113,7 +113,7 @@ def test_the_password_is_in_no_argument_environment_log_or_data(standalone: Role
 
 
 def test_a_password_by_file_is_in_no_environment_at_all(make_node: MakeNode) -> None:
-    node = make_node("by-file", CITUS_ENABLE="false")
+    node = make_node("by-file", volume="empty", CITUS_ENABLE="false")
     secret = node.root / "secret"
     secret.write_text("p:a\\ss 'w\"ord$x\n", encoding="utf-8")
     secret.chmod(0o644)
