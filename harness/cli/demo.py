@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -80,14 +79,10 @@ def _stage(where: Where) -> Iterator[Stage]:
         with temporary_server(name="demo") as server:
             yield Stage(server.dsn(), f"PostgreSQL {server.installation.version}", ("server",), why)
         return
-    dbname = f"harness_demo_{secrets.token_hex(4)}"
     with provider.connect(workers=WORKERS) as cluster:
         versions = f"Citus {provider.citus_version} on PostgreSQL {provider.postgres_version}, {provider.label}"
-        cluster.create_database(dbname)
-        try:
-            yield Stage(cluster.coordinator.dsn(dbname), versions, tuple(node.name for node in cluster.nodes))
-        finally:
-            cluster.drop_database(dbname)
+        with cluster.temporary_database("harness_demo") as view:
+            yield Stage(view.coordinator.dsn(), versions, tuple(node.name for node in view.nodes))
 
 
 class _Stage:

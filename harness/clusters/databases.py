@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Generic
 
 from psycopg import sql
@@ -62,6 +63,21 @@ class DatabaseCluster(Cluster[AdministeredT_co], Generic[AdministeredT_co]):
         """One database of all nodes, as a cluster of its own: its verbs ask that database. Close it when done."""
         coordinator, *workers = (NodeDatabase(node, dbname) for node in self.nodes)
         return Cluster(dbname, coordinator, workers)
+
+    @contextlib.contextmanager
+    def temporary_database(self, prefix: str = "test") -> Iterator[Cluster[AdministeredNode]]:
+        """A new database on all nodes for a block, as `view` gives it; dropped after it, also if it was half made.
+
+        Args:
+            prefix: how its name begins.
+        """
+        dbname = f"{prefix}_{secrets.token_hex(6)}"
+        try:
+            self.create_database(dbname)
+            with self.view(dbname) as view:
+                yield view
+        finally:
+            self.drop_database(dbname)
 
     def drop_database(self, dbname: str) -> None:
         """Drop a database on all nodes at once, ending the sessions in it, Citus' own included."""

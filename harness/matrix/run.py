@@ -26,7 +26,6 @@ from harness.logs import redact
 from harness.matrix.model import MatrixResult, Row, RowResult
 from harness.matrix.rows import ROWS
 from harness.postgres.installations import choose_installation
-from harness.postgres.node import DsnNode
 from harness.postgres.server import Server
 from harness.rehearsal.model import Verdict
 from harness.settings import load_settings
@@ -105,7 +104,7 @@ def _facts(postgres_version: str, citus_version: str, where: str) -> dict[str, s
 
 
 # Makes a database for a row, and takes it away.
-_Place = Callable[[str], AbstractContextManager[Cluster]]
+_Place = Callable[[], AbstractContextManager[Cluster]]
 
 
 @contextmanager
@@ -113,7 +112,7 @@ def _cluster_place(provider: Provider) -> Iterator[tuple[_Place, dict[str, str]]
     with provider.connect(workers=WORKERS) as cluster:
         shape = f"1+{len(cluster.workers)}, {provider.label}"
         yield (
-            lambda dbname: _database_of_cluster(cluster, dbname),
+            lambda: _database_of_cluster(cluster),
             _facts(provider.postgres_version, provider.citus_version, shape),
         )
 
@@ -125,32 +124,22 @@ def _plain_place() -> Iterator[tuple[_Place, dict[str, str]]]:
     try:
         server.start()
         facts = _facts(installation.version, "none", "none: one server")
-        yield lambda dbname: _database_of_server(server, dbname), facts
+        yield lambda: _database_of_server(server), facts
     finally:
         server.destroy()
 
 
 @contextmanager
-def _database_of_cluster(cluster: DatabaseCluster, dbname: str) -> Iterator[Cluster]:
-    cluster.create_database(dbname)
-    view = cluster.view(dbname)
-    try:
+def _database_of_cluster(cluster: DatabaseCluster) -> Iterator[Cluster]:
+    with cluster.temporary_database("matrix") as view:
         prove_topology(view, workers=len(cluster.workers))
         yield view
-    finally:
-        view.close()
-        cluster.drop_database(dbname)
 
 
 @contextmanager
-def _database_of_server(server: Server, dbname: str) -> Iterator[Cluster]:
-    server.create_database(dbname)
-    view = Cluster(dbname, DsnNode(server.name, server.dsn(dbname)), ())
-    try:
-        yield view
-    finally:
-        view.close()
-        server.drop_database(dbname)
+def _database_of_server(server: Server) -> Iterator[Cluster]:
+    with server.temporary_database("matrix") as database:
+        yield Cluster(database.dbname, database, ())
 
 
 def _run_or_skip(row: Row, place: _Place, missing: str, on_row: OnRow) -> RowResult:
@@ -160,7 +149,7 @@ def _run_or_skip(row: Row, place: _Place, missing: str, on_row: OnRow) -> RowRes
     if missing and row.needs_citus:
         return replace(result, reason=missing)
     on_row(row)
-    with place(f"matrix_row_{row.number}") as cluster:
+    with place() as cluster:
         started = time.monotonic()
         try:
             report = row.run(cluster)

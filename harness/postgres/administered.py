@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
+import secrets
+from collections.abc import Iterator
 
 from psycopg import sql
 
@@ -30,6 +33,23 @@ class AdministeredNode(Node):
         """Drop a database if it is there, ending the sessions in it."""
         self.sql(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(dbname)))
 
+    @contextlib.contextmanager
+    def temporary_database(self, prefix: str = "test", *, template: str | None = None) -> Iterator[NodeDatabase]:
+        """A new database for a block, as a node of its own that is called as the database is; dropped after it.
+
+        Args:
+            prefix: how its name begins.
+            template: the database to copy; None: an empty one.
+        """
+        dbname = f"{prefix}_{secrets.token_hex(6)}"
+        self.create_database(dbname, template=template)
+        database = NodeDatabase(self, dbname, name=dbname)
+        try:
+            yield database
+        finally:
+            database.close()
+            self.drop_database(dbname)
+
 
 class NodeDatabase(AdministeredNode):
     """One database of a server, as a node of its own: asked without naming it.
@@ -37,12 +57,16 @@ class NodeDatabase(AdministeredNode):
     Args:
         server: where it is; asked for its address each time, since a container's port changes when it is started.
         dbname: which.
+        name: for messages; None: the server's.
+
+    Attributes:
+        dbname: the database's name.
     """
 
-    def __init__(self, server: AdministeredNode, dbname: str) -> None:
-        super().__init__(server.name)
+    def __init__(self, server: AdministeredNode, dbname: str, *, name: str | None = None) -> None:
+        super().__init__(name or server.name)
+        self.dbname = dbname
         self._server = server
-        self._dbname = dbname
 
     @property
     def address(self) -> tuple[str, int]:
@@ -51,4 +75,4 @@ class NodeDatabase(AdministeredNode):
 
     def dsn(self, dbname: str | None = None, *, user: str | None = None) -> str:
         """How to reach the database, with the password: never print it."""
-        return self._server.dsn(dbname or self._dbname, user=user)
+        return self._server.dsn(dbname or self.dbname, user=user)
