@@ -181,8 +181,9 @@ check_health() {
     export PGSERVICEFILE="$run_dir/services"
     [ -r "$run_dir/state" ] || unhealthy "the node is not ready yet"
     answer_deadline_s=4
-    said=$(mktemp)
-    trap 'rm -f "$said" "$said.out" "$said.err"' EXIT
+    umask 077
+    said=$run_dir/health.$$
+    trap 'rm -f "$said.out" "$said.err"' EXIT
     state=$(cat "$run_dir/state")
     ask self "health_$state.sql" || unhealthy "$reason"
     [ "$answer" = t ] || unhealthy "this node is registered nowhere as an active $state"

@@ -72,7 +72,15 @@ forget_stale_numbers() {
     done
 }
 
+# Before anything is made in PGDATA, or given to another user.
+refuse_foreign_directory() {
+    { [ -d "$PGDATA" ] && [ ! -s "$PGDATA/PG_VERSION" ] && [ ! -e "$PGDATA/$making/complete" ]; } || return 0
+    others=$(find "$PGDATA" -mindepth 1 -maxdepth 1 ! -name lost+found ! -name citus-node.lock ! -name "$making" | head -n 1)
+    [ -z "$others" ] || refuse "PGDATA='$PGDATA' is no data directory, and not empty" "it has ${others##*/}; name another"
+}
+
 make_data_directory() {
+    refuse_foreign_directory
     lock_data_directory
     forget_stale_numbers "$PGDATA/postmaster.pid" "$run_dir/.s.PGSQL.$port.lock"
     is_new=no
@@ -84,8 +92,6 @@ make_data_directory() {
     is_new=yes
     if [ ! -e "$PGDATA/$making/complete" ]; then
         rm -rf "${PGDATA:?}/$making"
-        others=$(find "$PGDATA" -mindepth 1 -maxdepth 1 ! -name lost+found ! -name citus-node.lock | head -n 1)
-        [ -z "$others" ] || refuse "PGDATA='$PGDATA' is no data directory, and not empty" "it has ${others##*/}; name another"
         run_initdb
         : >"$PGDATA/$making/complete"
     fi

@@ -14,6 +14,13 @@ read_place() {
     command -v "${bindir}postgres" >/dev/null ||
         refuse "there is no postgres in ${PG_BINDIR:-PATH}" "name the directory of PostgreSQL's programs in PG_BINDIR"
     run_dir=${CITUS_NODE_RUN_DIR:-/run/citus-node}
+    # It becomes private to the server's user: nothing that others use may be meant.
+    case $run_dir in
+        /var/run | /var/tmp | /var/lib | */ | */. | */.. | *[!A-Za-z0-9./_-]*) is_own=no ;;
+        /*/*) is_own=yes ;;
+        *) is_own=no ;;
+    esac
+    [ "$is_own" = yes ] || refuse "CITUS_NODE_RUN_DIR='$run_dir' is no directory of a node's own" "such as /run/citus-node"
     # libpq of ours, and inside the server, obeys nothing but what is written there.
     # PGPORT and PGDATA are the node's own.
     for name in $(env | sed -n 's/^\(PG[A-Z]*\)=.*/\1/p'); do
@@ -122,12 +129,15 @@ check_foreign_variables() {
     for name in $(env | sed -n 's/^\(CITUS_[A-Za-z0-9_]*\)=.*/\1/p'); do
         case " $(echo $known_variables) " in
             *" $name "*) ;;
-            *) say "$name is not known here: ignored (settings are given as POSTGRES_SETTING_citus__<name>)" ;;
+            # Root passes everything on to itself as another user, who says it.
+            *) [ "$(id -u)" = 0 ] || say "$name is not known here: ignored (settings are given as POSTGRES_SETTING_citus__<name>)" ;;
         esac
     done
 }
 
 read_password() {
+    # Were there a variable of this name outside, it would stay one for all children.
+    unset password
     if [ -n "${POSTGRES_PASSWORD:-}" ] && [ -n "${POSTGRES_PASSWORD_FILE:-}" ]; then
         refuse "POSTGRES_PASSWORD and POSTGRES_PASSWORD_FILE are both set" "unset one of them"
     elif [ -n "${POSTGRES_PASSWORD_FILE:-}" ]; then
@@ -156,6 +166,7 @@ drop_to_user() {
     server_uid=$(id -u "$server_user" 2>/dev/null) ||
         refuse "CITUS_NODE_USER='$server_user' is no user here" "name one; PostgreSQL does not run as root"
     [ "$server_uid" != 0 ] || refuse "CITUS_NODE_USER='$server_user' is root" "name another; PostgreSQL does not run as root"
+    refuse_foreign_directory
     mkdir -p "$run_dir" "$PGDATA"
     chmod 700 "$run_dir" "$PGDATA"
     find "$PGDATA" ! -user "$server_user" -exec chown -h "$server_user" {} +

@@ -43,6 +43,7 @@ REFUSED: tuple[tuple[dict[str, str | None], tuple[str, ...]], ...] = (
     ({"POSTGRES_USER": "two\nlines"}, ("POSTGRES_USER", "line break")),
     ({"PGDATA": "data"}, ("PGDATA='data'", "absolute")),
     ({"PG_BINDIR": "/nonexistent"}, ("/nonexistent", "PG_BINDIR")),
+    ({"CITUS_NODE_RUN_DIR": "/tmp"}, ("CITUS_NODE_RUN_DIR='/tmp'", "own")),  # noqa: S108
     ({"CITUS_NODE_RUN_DIR": "/proc/run"}, ("CITUS_NODE_RUN_DIR='/proc/run'",)),
     ({"POSTGRES_HOST_AUTH_METHOD": "trust"}, ("POSTGRES_HOST_AUTH_METHOD='trust'", "not obeyed")),
     ({"POSTGRES_SETTING_NO_SUCH_THING": "1"}, ('"no_such_thing"', "unrecognized")),
@@ -122,7 +123,7 @@ def test_a_directory_that_holds_something_else_is_left_alone(make_node: MakeNode
     said = node.refused()
     assert str(node.data_dir) in said
     assert "letter" in said
-    assert [path.name for path in node.data_dir.iterdir() if path.name != "citus-node.lock"] == ["letter"]
+    assert [path.name for path in node.data_dir.iterdir()] == ["letter"]
 
 
 def test_an_unknown_variable_is_named_and_ignored(make_node: MakeNode) -> None:
