@@ -39,7 +39,8 @@ def compare(before: dict[str, float], now: dict[str, float]) -> Summary:
         *(Column(name, is_number=True) for name in ("before", "now", "ratio")),
     )
     table = Table("Medians of one run each", columns, tuple(rows))
-    return Summary("bench smoke", "passed" if now else "failed", verdict, tuple(problems), (table,))
+    outcome = "passed" if now else "failed"
+    return Summary("bench smoke", outcome, verdict, problems=tuple(problems), tables=(table,))
 
 
 def main(before: Path, now: Path) -> None:

@@ -81,6 +81,7 @@ class Summary:
         title: what ran, such as ``harness rehearse``.
         outcome: ``passed``, ``failed``, ``refused`` or ``skipped``.
         verdict: one or two sentences.
+        advice: what to do about all of it; may be empty.
         problems: what is wrong; listed before the figures.
         tables: steps, rows, figures.
         notes: what one should know beside it; folded away.
@@ -90,6 +91,7 @@ class Summary:
     title: str
     outcome: str
     verdict: str
+    advice: str = ""
     problems: tuple[Problem, ...] = ()
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
@@ -115,6 +117,8 @@ def render(summary: Summary) -> str:
     """
     sign = _SIGNS.get(summary.outcome, "")
     blocks = [f"## {sign} {escape(summary.title)}: {escape(summary.outcome)}", escape(summary.verdict)]
+    if summary.advice:
+        blocks.append(f"**What to do:** {escape(summary.advice)}")
     if summary.problems:
         blocks.append("### What is wrong")
         blocks += [_problem(problem) for problem in summary.problems[:_MOST_PROBLEMS]]
@@ -304,10 +308,13 @@ def error_markdown(title: str, error: HarnessError) -> str:
         error: why there is no result.
     """
     findings = error.findings if isinstance(error, PreflightError) else ()
-    problems = [Problem(f"{one.code}: {one.message}", subject=one.subject, hint=one.hint) for one in findings]
-    if error.hint:
-        problems.append(Problem(error.hint, subject="What to do"))
     is_refused = isinstance(error, RefusedError)
     node = f" [{error.node}]" if error.node else ""
-    verdict = f"{'Refused' if is_refused else 'It could not be carried to its end'}{node}: {error.message}"
-    return render(Summary(title, "refused" if is_refused else "failed", verdict, problems=tuple(problems)))
+    summary = Summary(
+        title=title,
+        outcome="refused" if is_refused else "failed",
+        verdict=f"{'Refused' if is_refused else 'It could not be carried to its end'}{node}: {error.message}",
+        advice=error.hint,
+        problems=tuple(Problem(f"{one.code}: {one.message}", subject=one.subject, hint=one.hint) for one in findings),
+    )
+    return render(summary)

@@ -69,6 +69,7 @@ def summary_with(text: str) -> Summary:
         title="harness rehearse",
         outcome="failed",
         verdict=text,
+        advice=text,
         problems=(Problem(text, subject=text, hint=text), Problem(f"one\n\n{text}|", subject=text)),
         tables=(Table(text, columns, ((text,) * 3,)),),
         notes=(text,),
@@ -85,7 +86,7 @@ def assert_keeps_its_shape(text: str) -> None:
     page = page_of(render(summary_with(text)))
     tags = {element.tag for element in page.iter()}
     assert tags <= {
-        *("div", "h2", "h3", "p", "ul", "li", "code", "pre", "br", "details", "summary"),
+        *("div", "strong", "h2", "h3", "p", "ul", "li", "code", "pre", "br", "details", "summary"),
         *("table", "thead", "tbody", "tr", "th", "td"),
     }
     assert len(page.findall(".//table")) == 1
@@ -204,7 +205,8 @@ def test_refusal_lists_each_finding_with_what_to_do() -> None:
     page = page_of(error_markdown("harness rehearse", error))
     assert page[0].text_content() == "\u26d4 harness rehearse: refused"
     items = [item.text_content().strip() for item in page.findall(".//li")]
-    assert items == ["a|b: half_catalog: is halfrestore it", "What to do: see each"]
+    assert items == ["a|b: half_catalog: is halfrestore it"]
+    assert page[2].text_content() == "What to do: see each"
     page = page_of(error_markdown("harness rehearse", ServerGoneError("password=hunter2 died", node="worker_1")))
     assert page[0].text_content() == "\u274c harness rehearse: failed"
     assert "hunter2" not in page.text_content()
