@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -25,7 +25,7 @@ class TrickleOptions:
         settings: of every server and node that is started.
     """
 
-    cluster: str = "auto"
+    cluster: str = field(default="auto", repr=False)  # it may hold a password
     workers: int | None = None
     require: bool = False
     settings: Mapping[str, str] | None = None

@@ -76,10 +76,8 @@ def _provider(options: TrickleOptions, config: pytest.Config) -> Provider:
         except HarnessError as error:
             config.stash[_PROVIDER] = error
     found = config.stash[_PROVIDER]
-    with _told(options):
-        if isinstance(found, HarnessError):
-            raise found
-    assert isinstance(found, Provider)  # noqa: S101 - for the type checker
+    if isinstance(found, HarnessError):
+        raise found
     return found
 
 
@@ -121,8 +119,8 @@ def _prepare(config: pytest.Config) -> None:
 @contextlib.contextmanager
 def server(options: TrickleOptions, config: pytest.Config) -> Iterator[Server]:
     """A running server, destroyed at the end."""
-    _prepare(config)
     with _told(options):
+        _prepare(config)
         made = Server.create(choose_installation(), name="tests", settings=options.settings)
     try:
         made.start()
@@ -154,11 +152,11 @@ def _fresh_name() -> str:
 @contextlib.contextmanager
 def cluster(options: TrickleOptions, config: pytest.Config) -> Iterator[DatabaseCluster]:
     """The shared cluster, proven; destroyed at the end, or, where it is somebody else's, left without a trace."""
-    _prepare(config)
-    provider = _provider(options, config)
-    workers = _worker_count(options)
     made: DatabaseCluster
     with _told(options):
+        _prepare(config)
+        provider = _provider(options, config)
+        workers = _worker_count(options)
         if provider.can_start:
             made = provider.start(workers=workers, settings=options.settings)
         elif options.settings:
@@ -186,8 +184,9 @@ def database_of_cluster(cluster: DatabaseCluster) -> Iterator[Cluster]:
 @contextlib.contextmanager
 def cluster_factory(options: TrickleOptions, config: pytest.Config) -> Iterator[MakeCitusCluster]:
     """Makes clusters that may be broken; all are destroyed at the end."""
-    _prepare(config)
-    provider = _provider(options, config)
+    with _told(options):
+        _prepare(config)
+        provider = _provider(options, config)
     if not provider.can_start:
         pytest.skip("not applicable: trickle_cluster names an existing cluster, which is not broken")
     with contextlib.ExitStack() as stack:

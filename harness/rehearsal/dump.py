@@ -19,13 +19,15 @@ from typing import IO
 
 from psycopg import sql
 
+from harness.chain import runner
 from harness.errors import BadInputError, Finding, PreflightError, ServerError, UnsupportedVersionError
 from harness.logs import redact
 from harness.postgres import Installation, Server, find_installations
 from harness.postgres.installations import SUPPORTED_MAJORS
 from harness.rehearsal.copying import Say
+from harness.rehearsal.look_catalog import look_at_catalog
 from harness.rehearsal.rekey import OidNames, fetch_names, rekey
-from harness.rehearsal.source import CatalogState, Connection, fetch_facts
+from harness.rehearsal.source import Connection, fetch_facts
 from harness.rehearsal.tools import password_file, run_program
 from harness.rehearsal.walposition import Position, fetch_position, move_past
 
@@ -348,8 +350,9 @@ def _without(lines: Sequence[str], extensions: Iterable[str]) -> Iterator[str]:
 def _bring_back(server: Server, archive: _Archive) -> None:
     """OIDs by name, and transaction ids past those in the buffers, as the server had them that was dumped."""
     with server.connect(DUMP_DBNAME) as conn:
-        if fetch_facts(conn, server.dsn(DUMP_DBNAME)).catalog is CatalogState.ABSENT:
-            return  # the look says so
+        facts = fetch_facts(conn, server.dsn(DUMP_DBNAME))
+        if look_at_catalog(conn, facts, runner.REVISIONS):
+            return  # none, or half a one: the look that follows says so
         rekey(conn, _dumped_names(conn, archive))
         reached, needed = fetch_position(conn), _highest_xid(conn)
     if needed >= reached.xid:

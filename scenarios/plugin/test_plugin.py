@@ -197,6 +197,16 @@ def test_dsn_that_leads_nowhere_is_told_without_its_password(pytester: pytest.Py
     assert "hunter2" not in output
 
 
+def test_variable_that_cannot_be_used_is_told_by_its_name(
+    pytester: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile("def test_server(postgres_server):\n    pass\n")
+    monkeypatch.setenv("HARNESS_START_TIMEOUT_S", "soon")
+    result = run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["HARNESS_START_TIMEOUT_S='soon' cannot be used: *"])
+
+
 def test_setting_that_does_not_exist_is_told_by_its_name(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makepyfile(PLAIN)
     pytester.makeini("[pytest]\ntrickle_settings = no_such_setting = 1\n")

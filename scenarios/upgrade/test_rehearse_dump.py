@@ -182,6 +182,15 @@ def test_database_without_a_catalog_is_refused(source: Server, tmp_path: Path) -
     assert [finding.code for finding in caught.value.findings] == ["no_catalog"]
 
 
+def test_half_a_catalog_is_refused_as_in_a_database(source: Server, tmp_path: Path) -> None:
+    source.close()  # a template must be left by all
+    source.create_database("halved", template="unowned")
+    source.sql("DROP TABLE pgtrickle.pgt_dependencies CASCADE", dbname="halved")
+    with pytest.raises(PreflightError) as caught:
+        rehearse(RehearsalOptions(dump=dump(source, "halved", tmp_path, "--format=custom")))
+    assert {finding.code for finding in caught.value.findings} == {"half_catalog"}
+
+
 def test_dump_of_another_version_is_refused_by_its_name(
     archive: Path, source: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
