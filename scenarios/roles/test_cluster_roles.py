@@ -261,7 +261,7 @@ def test_workers_first_then_a_coordinator_that_has_rows_already(make_node: MakeN
         assert {row[0] for row in client.rows(shards, ["numbers"])} == {coordinator.port}
         fill(client, "later", 10)
         assert {row[0] for row in client.rows(shards, ["later"])} == {worker.port for worker in cluster.workers}
-        client.sql("SELECT citus_rebalance_start()")
+        client.sql("SELECT citus_rebalance_start(shard_transfer_mode => 'block_writes')")
         client.sql("SELECT citus_rebalance_wait()")
         assert {row[0] for row in client.rows(shards, ["numbers"])} == {worker.port for worker in cluster.workers}
     assert_data(coordinator)
