@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -97,34 +98,39 @@ def _knock(base_url: str) -> None:
             probe.connect(address.removeprefix("unix://"))
 
 
+def _ask_version(docker: Any) -> Any:
+    # With a version the client asks nothing before it is there to be closed; this one question needs none.
+    with contextlib.closing(docker.from_env(timeout=LOOK_DEADLINE_S, version=OLDEST_API)) as client:
+        _knock(str(client.api.base_url))
+        return client.api.version(api_version=False)
+
+
+def _ask_images(docker: Any) -> tuple[str, ...]:
+    # In the daemon's own version: an old one is refused by a new daemon.
+    with contextlib.closing(docker.from_env(timeout=LOOK_DEADLINE_S)) as client:
+        tags = {tag for found in client.images.list() for tag in found.tags if "citus" in tag}
+        with contextlib.suppress(docker.errors.ImageNotFound):
+            client.images.get(load_settings().citus_image)
+            tags.add(load_settings().citus_image)
+    return tuple(sorted(tags))
+
+
 def _ask_daemon(docker: Any, look: DockerLook) -> DockerLook:
-    image = load_settings().citus_image
     try:
-        # With a version the client asks nothing before it is there to be closed; the question needs none.
-        client = docker.from_env(timeout=LOOK_DEADLINE_S, version=OLDEST_API)
-        try:
-            _knock(str(client.api.base_url))
-            said = client.api.version(api_version=False)
-            version, api_version = str(said["Version"]), str(said.get("ApiVersion", ""))
-            if _is_too_old(api_version):
-                return replace(
-                    look,
-                    daemon_version=version,
-                    problem=f"the engine is too old: {version}, interface {api_version}",
-                    hint=f"Docker 20.10 or newer, with interface {OLDEST_API}",
-                )
-            tags = {tag for found in client.images.list() for tag in found.tags if "citus" in tag}
-            try:
-                client.images.get(image)
-                tags.add(image)
-            except docker.errors.ImageNotFound:
-                pass
-        finally:
-            client.close()
+        said = _ask_version(docker)
+        version, api_version = str(said["Version"]), str(said.get("ApiVersion", ""))
+        if _is_too_old(api_version):
+            return replace(
+                look,
+                daemon_version=version,
+                problem=f"the engine is too old: {version}, interface {api_version}",
+                hint=f"Docker 20.10 or newer, with interface {OLDEST_API}",
+            )
+        images = _ask_images(docker)
     except (docker.errors.DockerException, OSError) as error:
         problem, hint = _why_silent(error)
         return replace(look, problem=problem, hint=hint)
-    return replace(look, daemon_version=version, citus_images=tuple(sorted(tags)))
+    return replace(look, daemon_version=version, citus_images=images)
 
 
 def _within(deadline_s: float, look: Callable[[], DockerLook]) -> DockerLook | None:

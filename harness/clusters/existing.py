@@ -48,10 +48,12 @@ class _Identity:
 def _parse(dsn: str) -> dict[str, Any]:
     try:
         parameters = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError as error:
+    except psycopg.ProgrammingError:
+        # libpq quotes the string, which may hold a password: its words stay here.
         raise BadInputError(
-            f"this is no DSN: {redact(str(error)).strip()}",
-            hint="use postgresql://user@host:port/database or host=... port=... dbname=...",
+            "this is no DSN",
+            hint="use postgresql://user@host:port/database (a % in a password is written %25)"
+            " or host=... port=... dbname=...",
         ) from None
     return {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "harness"} | parameters
 

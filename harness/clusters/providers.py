@@ -183,8 +183,10 @@ def choose_provider(wanted: str | None = None) -> Provider:
         return ContainerProvider()
     if asked:
         if "=" not in asked and "://" not in asked:
+            # What has an @ may be a DSN without its beginning, and hold a password.
+            shown = "what was given" if "@" in asked else repr(asked)
             raise BadInputError(
-                f"{asked!r} says nothing of a cluster", hint="local, containers, or the DSN of an existing coordinator"
+                f"{shown} says nothing of a cluster", hint="local, containers, or the DSN of an existing coordinator"
             )
         return ExistingProvider(asked)
     try:

@@ -70,8 +70,11 @@ class _OldDaemon(http.server.BaseHTTPRequestHandler):
     """Answers every question with its version, as Docker 1.13 did."""
 
     def do_GET(self) -> None:
-        body = json.dumps({"Version": "1.13.1", "ApiVersion": "1.26", "MinAPIVersion": "1.12"}).encode()
-        self.send_response(200)
+        self.answer(200, {"Version": "1.13.1", "ApiVersion": "1.26", "MinAPIVersion": "1.12"})
+
+    def answer(self, status: int, document: object) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -89,6 +92,38 @@ def test_engine_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
             assert _look_within_5_s() == "the engine is too old: 1.13.1, interface 1.26"
         finally:
             server.shutdown()
+
+
+class _NewDaemon(_OldDaemon):
+    """Refuses what speaks its language of some years ago, as Docker 29 does."""
+
+    def do_GET(self) -> None:
+        if self.path == "/version":
+            self.answer(200, {"Version": "29.0.1", "ApiVersion": "1.52", "MinAPIVersion": "1.44"})
+        elif self.path.startswith("/v1.52/images/json"):
+            self.answer(200, [])
+        elif self.path.startswith("/v1.52/images/"):
+            self.answer(404, {"message": "No such image"})
+        else:
+            self.answer(400, {"message": "client version 1.41 is too old. Minimum supported API version is 1.44"})
+
+
+def test_engine_that_knows_no_old_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _NewDaemon) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.server_address[1]}")
+        try:
+            found = look_at_docker()
+        finally:
+            server.shutdown()
+    assert (found.problem, found.daemon_version, found.citus_images) == ("", "29.0.1", ())
+
+
+def test_no_password_in_what_is_said_of_a_dsn() -> None:
+    for wrong in ("postgresql://u:s3cretPw%zz@h/x", "u:s3cretPw@host:5432/x", "postgresql://u:s3cretPw@[::1/x"):
+        with pytest.raises(BadInputError) as refused:
+            choose_provider(wrong)
+        assert "s3cretPw" not in refused.value.message + refused.value.hint
 
 
 def test_word_that_names_no_kind_of_cluster_is_refused() -> None:
