@@ -21,7 +21,7 @@ def test_every_variable_of_the_entry_point_is_documented() -> None:
 
 def test_every_question_of_the_entry_point_is_a_file_and_the_other_way_round() -> None:
     scripts = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docker" / "lib").glob("*.sh"))
-    asked = set(re.findall(r"\b([a-z_]+\.sql)\b", scripts)) | {
+    asked = set(re.findall(r" ([a-z_]+\.sql)\b", scripts)) | {
         f"health_{state}.sql" for state in ("plain", "coordinator", "worker")
     }
     assert asked == {path.name for path in (ROOT / "docker" / "sql").glob("*.sql")}
