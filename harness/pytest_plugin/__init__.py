@@ -7,6 +7,7 @@ imported here, everything else by the first fixture that a test asks for. See ``
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,6 +36,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[OPTIONS] = read_options(config)
 
 
+def _supply() -> ModuleType:
+    """What makes servers and clusters; imported by the first fixture that is used."""
+    from harness.pytest_plugin.logs import configure_logs  # noqa: PLC0415
+
+    configure_logs()
+    from harness.pytest_plugin import supply  # noqa: PLC0415
+
+    return supply
+
+
 @pytest.fixture(scope="session")
 def trickle_options(pytestconfig: pytest.Config) -> TrickleOptions:
     """What the options and ini settings of this run say."""
@@ -47,18 +58,14 @@ def postgres_server(trickle_options: TrickleOptions, pytestconfig: pytest.Config
 
     Tests must not stop it or change its settings. For a database of a test's own: `postgres_database`.
     """
-    from harness.pytest_plugin import supply  # noqa: PLC0415 - what is not used is not imported
-
-    with supply.server(trickle_options, pytestconfig) as made:
+    with _supply().server(trickle_options, pytestconfig) as made:
         yield made
 
 
 @pytest.fixture
 def postgres_database(postgres_server: Server) -> Iterator[Node]:
     """A new, empty database on `postgres_server`; dropped after the test."""
-    from harness.pytest_plugin import supply  # noqa: PLC0415
-
-    with supply.database_of_server(postgres_server) as made:
+    with _supply().database_of_server(postgres_server) as made:
         yield made
 
 
@@ -70,27 +77,21 @@ def citus_cluster(trickle_options: TrickleOptions, pytestconfig: pytest.Config) 
     clusters for that. For a database of a test's own: `cluster_database`. Where no cluster can be had, the test is
     skipped with the reason, or fails with it if ``trickle_require`` is set.
     """
-    from harness.pytest_plugin import supply  # noqa: PLC0415
-
-    with supply.cluster(trickle_options, pytestconfig) as made:
+    with _supply().cluster(trickle_options, pytestconfig) as made:
         yield made
 
 
 @pytest.fixture
 def cluster_database(citus_cluster: DatabaseCluster) -> Iterator[Cluster]:
     """A new database on all nodes of `citus_cluster`, Citus in it, all nodes registered; dropped after the test."""
-    from harness.pytest_plugin import supply  # noqa: PLC0415
-
-    with supply.database_of_cluster(citus_cluster) as made:
+    with _supply().database_of_cluster(citus_cluster) as made:
         yield made
 
 
 @pytest.fixture
 def citus_cluster_factory(trickle_options: TrickleOptions, pytestconfig: pytest.Config) -> Iterator[MakeCitusCluster]:
     """Starts clusters that a test may break: stop, kill, freeze, cut off; all are removed after the test."""
-    from harness.pytest_plugin import supply  # noqa: PLC0415
-
-    with supply.cluster_factory(trickle_options, pytestconfig) as make:
+    with _supply().cluster_factory(trickle_options, pytestconfig) as make:
         yield make
 
 
@@ -100,17 +101,14 @@ def migrated(trickle_options: TrickleOptions, request: pytest.FixtureRequest) ->
 
     It is on `citus_cluster`; with ``trickle_cluster = none`` on `postgres_server`, as a cluster without workers.
     """
-    from harness.pytest_plugin import supply  # noqa: PLC0415
-
     # Asked for by name: whoever wants no cluster must not start one.
     name = "postgres_database" if trickle_options.cluster == "none" else "cluster_database"
-    return supply.migrate(request.getfixturevalue(name))
+    made: Cluster = _supply().migrate(request.getfixturevalue(name))
+    return made
 
 
 @pytest.fixture
 def stream_tables(migrated: Cluster) -> Iterator[StreamTables]:
     """The stream tables of `migrated`: `harness.trickle.StreamTables`, on a connection of its own."""
-    from harness.pytest_plugin import supply  # noqa: PLC0415
-
-    with supply.stream_tables_of(migrated) as made:
+    with _supply().stream_tables_of(migrated) as made:
         yield made

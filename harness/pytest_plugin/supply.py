@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import secrets
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pytest
-import structlog
 
 from harness.clusters import Cluster, Provider, RunningCluster, choose_provider, prove_topology
 from harness.clusters.databases import DatabaseCluster
@@ -89,15 +86,7 @@ def _worker_count(options: TrickleOptions) -> int:
 
 
 def _prepare(config: pytest.Config) -> None:
-    """Before the first server: a SIGTERM tears down as Ctrl-C does, and logs go where stderr is at that time."""
-    if not structlog.is_configured():
-        level = logging.getLevelNamesMapping().get(load_settings().log_level.upper(), logging.WARNING)
-        # Whoever captures stderr for one test closes what it was; it is asked for anew each time.
-        structlog.configure(
-            logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
-            wrapper_class=structlog.make_filtering_bound_logger(level),
-            cache_logger_on_first_use=False,
-        )
+    """Before the first server: from here on a SIGTERM tears down as Ctrl-C does."""
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return  # somebody else's handler stays

@@ -35,6 +35,9 @@ def test_cluster_is_real(citus_cluster, cluster_database):
     assert citus_cluster.coordinator.show("work_mem") == "5MB"
 """
 FACTORY = """
+def test_cluster_is_started_while_a_test_captures(capsys, citus_cluster_factory):
+    assert citus_cluster_factory(workers=0).workers == ()
+
 def test_cluster_may_be_broken(citus_cluster_factory):
     made = citus_cluster_factory(workers=1, settings={"maintenance_work_mem": "17MB"})
     assert made.coordinator.show("maintenance_work_mem") == "17MB"

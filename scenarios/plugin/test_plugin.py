@@ -94,14 +94,18 @@ def test_fixtures_on_plain_postgresql(pytester: pytest.Pytester, run: Run) -> No
 
 
 @pytest.mark.citus
-def test_fixtures_on_a_real_cluster(pytester: pytest.Pytester, run: Run, request: pytest.FixtureRequest) -> None:
-    pytester.makepyfile(test_cluster=CLUSTER, test_factory=FACTORY, test_stream_tables=STREAM_TABLES)
+def test_fixtures_on_a_real_cluster(
+    pytester: pytest.Pytester, run: Run, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # First, so that the harness is imported while a test has a stderr of its own; logs are written after it.
+    pytester.makepyfile(test_0_factory=FACTORY, test_1_cluster=CLUSTER, test_2_stream_tables=STREAM_TABLES)
+    monkeypatch.setenv("HARNESS_LOG_LEVEL", "info")
     pytester.makeini("[pytest]\ntrickle_settings =\n  work_mem = 5MB\n  log_statement = 'ddl'\n")
     wanted = request.config.getoption("--cluster", None)
     if wanted not in (None, "local", "containers"):
         skip_not_applicable("the factory needs clusters that can be started")
     result = run(*(() if wanted is None else ("--trickle-cluster", wanted)))
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=5)
 
 
 @pytest.mark.citus
@@ -122,7 +126,7 @@ def test_existing_cluster_is_used_and_left_as_it_was(
     addresses = (f"{name}:{port}={here['host']}:{here['port']}" for (name, port), here in reached)
     monkeypatch.setenv("HARNESS_NODE_ADDRESSES", ",".join(addresses))
     result = run("--trickle-workers", "1")
-    result.assert_outcomes(passed=3, skipped=1)
+    result.assert_outcomes(passed=3, skipped=2)
     result.stdout.fnmatch_lines(["SKIPPED*names an existing cluster, which is not broken"])
     assert [node.value(databases) for node in cluster.nodes] == before
     pytester.makeini("[pytest]\ntrickle_settings = work_mem = 5MB\n")
@@ -145,7 +149,7 @@ def test_missing_citus_is_a_typed_skip_that_says_what_to_do(
 ) -> None:
     pytester.makepyfile(test_cluster=CLUSTER, test_stream_tables=STREAM_TABLES, test_factory=FACTORY, test_plain=PLAIN)
     result = run()
-    result.assert_outcomes(passed=2, skipped=4)
+    result.assert_outcomes(passed=2, skipped=5)
     result.stdout.fnmatch_lines(["SKIPPED*environment: *Citus*"])
 
 
