@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
-from harness.clusters.cluster import in_parallel, in_parallel_or_first
+from harness.clusters.cluster import in_parallel, in_parallel_or_first, results_or_first
 from harness.clusters.databases import join_nodes
 from harness.clusters.template import NEW_IDENTITY
 from harness.postgres.server_node import ServerNode
@@ -68,7 +69,7 @@ def bring_up(
 
     try:
         with phases.phase("copy"):
-            servers = in_parallel_or_first(one, names)
+            servers = _create_all(one, names)
         with phases.phase("start"):
             launch(servers)
             in_parallel_or_first(lambda server: server.wait_ready(), servers)
@@ -77,14 +78,34 @@ def bring_up(
         with phases.phase("join"):
             join_nodes(servers[0], servers[1:])
     except BaseException as error:
-        _tear_down(made, error)
+        discard([server.discard for server in made], error)
         raise
     return servers
 
 
-def _tear_down(servers: Sequence[ServerNode], cause: BaseException) -> None:
-    """Remove every node of a start that failed; what cannot be removed is added to the cause as a note."""
+def _create_all(create: Callable[[str], NodeT], names: Sequence[str]) -> list[NodeT]:
+    """All of them, or the first failure; when it returns or raises, nobody is making one any more.
+
+    Ctrl-C reaches the main thread only: without the second wait, nodes would be made after all others were removed.
+    """
+    with ThreadPoolExecutor(len(names), thread_name_prefix="cluster") as pool:
+        futures = [pool.submit(create, name) for name in names]
+        try:
+            wait(futures)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return results_or_first(futures)
+
+
+def discard(undo: Sequence[Callable[[], None]], cause: BaseException) -> None:
+    """Undo a start that failed, all at once; what cannot be undone is added to the cause as a note, and no failure.
+
+    Args:
+        undo: what to call.
+        cause: why; it is what the caller raises.
+    """
     try:
-        in_parallel(lambda server: server.discard(), servers)
+        in_parallel(lambda step: step(), undo)
     except Exception as error:
-        cause.add_note(f"and the nodes could not be removed: {error}")
+        cause.add_note(f"and not all could be removed: {error}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import MappingProxyType, TracebackType
 from typing import Any, Generic, Self
@@ -35,25 +35,38 @@ def in_parallel(function: Callable[[N], T], items: Sequence[N]) -> list[T]:
         return []
     with ThreadPoolExecutor(len(items), thread_name_prefix="cluster") as pool:
         futures = [pool.submit(function, item) for item in items]
+    return _results(futures)
+
+
+def _results(futures: Sequence[Future[T]]) -> list[T]:
     failures = [error for future in futures if (error := future.exception()) is not None]
     if len(failures) == 1:
         raise failures[0]
     if failures:
-        raise BaseExceptionGroup(f"{len(failures)} of {len(items)} failed", failures)
+        raise BaseExceptionGroup(f"{len(failures)} of {len(futures)} failed", failures)
     return [future.result() for future in futures]
 
 
-def in_parallel_or_first(function: Callable[[N], T], items: Sequence[N]) -> list[T]:
-    """As `in_parallel`, for what a person asked for: of several failures the first one, caused by the group of all.
+def results_or_first(futures: Sequence[Future[T]]) -> list[T]:
+    """The results of what has ended; of several failures the first one, caused by the group of all.
 
     Nodes that fail together fail for one reason, such as a setting that none of them takes.
     """
     try:
-        return in_parallel(function, items)
+        return _results(futures)
     except BaseExceptionGroup as group:
         first = group.exceptions[0]
-        first.add_note(f"{len(group.exceptions)} of {len(items)} failed")
+        first.add_note(f"{len(group.exceptions)} of {len(futures)} failed")
         raise first from group
+
+
+def in_parallel_or_first(function: Callable[[N], T], items: Sequence[N]) -> list[T]:
+    """As `in_parallel`, for what a person asked for: see `results_or_first`."""
+    if not items:
+        return []
+    with ThreadPoolExecutor(len(items), thread_name_prefix="cluster") as pool:
+        futures = [pool.submit(function, item) for item in items]
+    return results_or_first(futures)
 
 
 class Cluster(Generic[NodeT_co]):

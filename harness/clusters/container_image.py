@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from harness.clusters.configuration import BASE_SETTINGS
-from harness.clusters.container_runtime import Runtime, docker_errors, passing_over_missing
+from harness.clusters.container_runtime import Runtime, docker_errors, passing_over_missing, remove_run
 from harness.clusters.docker import require_docker
 from harness.clusters.versions import check_pair
 from harness.errors import CitusMissingError, ServerStartError
@@ -217,8 +217,8 @@ def _bake(runtime: Runtime, image: Any, volume: str) -> ContainerTemplate:
     with docker_errors(f"the template of {name}"):
         # A killed run's; we hold the lock.
         passing_over_missing(lambda: runtime.client.volumes.get(volume).remove(force=True))
-        runtime.client.volumes.create(volume, labels={TEMPLATE_LABEL: image.id})
         try:
+            runtime.client.volumes.create(volume, labels={TEMPLATE_LABEL: image.id})
             # The image's own directory is copied into the empty volume with its owner, so its user may write there.
             container = runtime.client.containers.create(
                 image.id,
@@ -230,13 +230,13 @@ def _bake(runtime: Runtime, image: Any, volume: str) -> ContainerTemplate:
                 healthcheck={"test": ["NONE"]},
                 volumes={volume: {"bind": place, "mode": "rw"}},
             )
-            try:
-                container.start()
-                facts = _finish(container, name)
-            finally:
-                passing_over_missing(lambda: container.remove(force=True, v=True))
+            container.start()
+            facts = _finish(container, name)
+            remove_run(runtime)
         except BaseException:
-            passing_over_missing(runtime.client.volumes.get(volume).remove)
+            # By label: an interrupted call does not tell what the daemon made.
+            remove_run(runtime)
+            passing_over_missing(lambda: runtime.client.volumes.get(volume).remove(force=True))
             raise
     _log.info("template made", image=name, **facts)
     return ContainerTemplate(name, image.id, volume, password, place, **facts)

@@ -6,9 +6,11 @@ import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+
 from harness.clusters.container_image import TEMPLATE_DIR, ContainerTemplate
 from harness.clusters.container_runtime import Runtime, docker_errors, passing_over_missing
-from harness.errors import ServerGoneError, ServerStartError
+from harness.errors import ServerGoneError, ServerStartError, WaitTimeoutError
 from harness.logs import get_logger
 from harness.postgres import addresses, configuration, lifetime
 from harness.postgres.log import BEGINNING, Log, LogMark
@@ -97,7 +99,6 @@ class ContainerNode(ServerNode):
         self._volume = volume
         self._container: Container | None = None
         self._configuration = ""
-        self._port: int | None = None
         self._is_cut_off = False
         self._is_destroyed = False
         lifetime.register(self)
@@ -163,11 +164,7 @@ class ContainerNode(ServerNode):
         """
         if self._is_cut_off:
             raise ServerGoneError(f"{self.name} is cut off from the network", hint="rejoin() it first", node=self.name)
-        if self._port is None:
-            self._port = self._published_port()
-        return self._port
-
-    def _published_port(self) -> int:
+        # Asked each time, 3 ms: who starts it from outside gives it another port, and the old one to somebody else.
         state, ports = self._inspect()
         bindings = ports.get(f"{PORT}/tcp") or []
         if not bindings:
@@ -212,7 +209,6 @@ class ContainerNode(ServerNode):
         """
         if self.is_running:
             return
-        self._port = None
         self._started_mark = self.log.mark()
         with docker_errors(f"{self.name} could not be started", self.name):
             self._there().start()
@@ -228,10 +224,20 @@ class ContainerNode(ServerNode):
             return False
         return self._is_cut_off or bool(ports.get(f"{PORT}/tcp"))
 
-    def wait_ready(self, deadline_s: float | None = None) -> None:
-        """Wait until it answers a query over the protocol (arguments and errors: see `ServerNode.wait_ready`)."""
-        self._port = None
-        super().wait_ready(deadline_s)
+    def _greet(self, deadline_s: float) -> None:
+        if self._is_cut_off:
+            return  # its own word has to do
+
+        def tried() -> bool:
+            try:
+                super(ContainerNode, self)._greet(deadline_s)
+            except psycopg.OperationalError as error:
+                if error.sqlstate is not None:
+                    raise
+                return False  # the port is not open yet: Docker opens it beside the start
+            return True
+
+        wait_until(f"the port of {self.name}", tried, deadline_s=deadline_s)
 
     def stop(self, mode: StopMode = "fast", *, deadline_s: float = STOP_DEADLINE_S) -> None:
         """Stop it; a frozen one is thawed first (arguments and errors: see `ServerNode.stop`)."""
@@ -256,8 +262,12 @@ class ContainerNode(ServerNode):
             self._there().kill(signal=number.name)
 
     def _wait_ended(self, deadline_s: float) -> None:
-        wait_until(f"the end of {self.name}", lambda: not self.is_running, deadline_s=deadline_s, poll_s=0.005)
-        self._port = None
+        try:
+            wait_until(f"the end of {self.name}", lambda: not self.is_running, deadline_s=deadline_s, poll_s=0.005)
+        except WaitTimeoutError as error:
+            error.node = self.name
+            error.hint = "kill() it: cut off, or beside a frozen node, Citus' maintenance daemon may not heed a stop"
+            raise
 
     def freeze(self) -> None:
         """Pause all its processes: connections stay open and nothing answers."""
@@ -279,7 +289,6 @@ class ContainerNode(ServerNode):
         with docker_errors(f"{self.name} could not be cut off", self.name):
             self._network._unwrap_network.disconnect(self._there())  # noqa: SLF001 - testcontainers has no verb for it
         self._is_cut_off = True
-        self._port = None
 
     def rejoin(self) -> None:
         """Put it back on the network, under the same name; on the host it gets another port."""
@@ -289,7 +298,6 @@ class ContainerNode(ServerNode):
             # Without its alias nobody would find it again (containers.md).
             self._network.connect(str(self._there().id), network_aliases=[self.hostname])
         self._is_cut_off = False
-        self._port = None
         if self.is_running:
             wait_until(
                 f"the port of {self.name}",

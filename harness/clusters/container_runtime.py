@@ -165,6 +165,11 @@ def remove_all(client: Any, chosen: Callable[[Mapping[str, str]], bool]) -> int:
     return count
 
 
+def remove_run(runtime: Runtime) -> None:
+    """Remove all containers, networks and volumes of this run."""
+    remove_all(runtime.client, lambda labels: labels.get(LABEL) == runtime.run)
+
+
 def sweep_containers(client: Any) -> int:
     """Remove what killed runs of this machine left on the daemon; how many containers, networks and volumes."""
     count = remove_all(client, _is_left_over)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from harness.clusters.bringing_up import Phases, bring_up, next_cluster_name
+from harness.clusters.bringing_up import Phases, bring_up, discard, next_cluster_name
 from harness.clusters.configuration import node_settings
 from harness.clusters.container_image import fetch_container_template
 from harness.clusters.container_node import ContainerNode
@@ -74,14 +74,19 @@ class ClusterNetwork:
         self.network: Network = TestNetwork(docker_network_kw={"labels": dict(runtime.labels)})
         self.network.name = runtime.run
         lifetime.register(self)
-        with docker_errors("a network could not be made"):
-            self.network.create()
+        try:
+            with docker_errors("a network could not be made"):
+                self.network.create()
+        except BaseException:
+            self.destroy()
+            raise
 
     def destroy(self) -> None:
         """Remove it; its containers must be gone."""
-        if self.network._network is not None:  # noqa: SLF001 - made at all
-            with docker_errors(f"network {self.network.name} could not be removed"):
-                passing_over_missing(self.network.remove)
+        with docker_errors(f"network {self.network.name} could not be removed"):
+            # By its name: an interrupted call does not tell that the daemon made it.
+            for network in self.runtime.client.networks.list(names=[self.network.name]):
+                passing_over_missing(network.remove)
         lifetime.unregister(self)
 
 
@@ -146,22 +151,24 @@ def container_cluster(
             raise
         return made
 
-    with contextlib.ExitStack() as undo:
-        undo.callback(opened.client.close)
+    undo: list[Callable[[], None]] = [opened.client.close]
+    try:
         with phases.phase("network"):
             network = ClusterNetwork(opened)
-            undo.callback(network.destroy)
+            undo.append(network.destroy)
             storage = ClusterStorage(opened, chosen, names)
-            undo.callback(storage.destroy)
+            undo.append(storage.destroy)
         if storage.is_in_memory:
             wanted = {**MEMORY_SETTINGS, **wanted}
         with ThreadPoolExecutor(1, thread_name_prefix="storage") as pool:
             held = pool.submit(storage.hold)
             nodes = bring_up(names, phases, create=create, launch=lambda _nodes: None)
-            for node in nodes:
-                undo.callback(node.destroy)
-            held.result()
-        undo.pop_all()
+        undo += [node.destroy for node in nodes]
+        held.result()
+    except BaseException as error:
+        for step in reversed(undo):
+            discard([step], error)
+        raise
     cluster = ContainerCluster(name or next_cluster_name(), nodes, network, storage, start_time=phases.seconds)
     log.info("cluster started in containers", cluster=cluster.name, workers=count, **cluster.start_time)
     return cluster

@@ -64,7 +64,11 @@ def containers(shared: ContainerCluster, request: pytest.FixtureRequest) -> Iter
 
 def _things_of(runtime: Runtime, run: str) -> list[str]:
     """Names of containers, networks and volumes that a run has."""
-    label: dict[str, str | list[str] | bool] = {"label": f"{LABEL}={run}"}
+    return _things(runtime, f"{LABEL}={run}")
+
+
+def _things(runtime: Runtime, wanted: str) -> list[str]:
+    label: dict[str, str | list[str] | bool] = {"label": wanted}
     client = runtime.client
     return [
         *(found.name or "" for found in client.containers.list(all=True, filters=label, ignore_removed=True)),
@@ -207,13 +211,9 @@ def test_volumes_on_disk_go_with_the_cluster_too(runtime: Runtime, monkeypatch: 
 
 
 def _names(runtime: Runtime) -> set[str]:
-    """All that is on the daemon, whoever made it, but for what other runs of the harness have."""
-    client = runtime.client
-    return {
-        *(found.name or "" for found in client.containers.list(all=True, ignore_removed=True)),
-        *(found.name or "" for found in client.networks.list()),
-        *(found.name or "" for found in client.volumes.list()),
-    }
+    """All containers, networks and volumes that this process has on the daemon; others may use it meanwhile."""
+    process = next(value for key, value in runtime.labels.items() if key.endswith(".process"))
+    return set(_things(runtime, f"org.pgtrickle.harness.process={process}"))
 
 
 @pytest.mark.parametrize("may_pull", [False, True])
