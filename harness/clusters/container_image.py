@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from harness.clusters.configuration import BASE_SETTINGS
-from harness.clusters.container_runtime import Runtime, docker_errors, passing_over_missing, remove_run
+from harness.clusters.container_runtime import Runtime, docker_errors, passing_over_missing, remove_run, remove_volume
 from harness.clusters.docker import require_docker
 from harness.clusters.versions import check_pair
 from harness.errors import CitusMissingError, ServerStartError
@@ -215,8 +215,7 @@ def _bake(runtime: Runtime, image: Any, volume: str) -> ContainerTemplate:
     settings = " ".join(f"-c {key}={value}" for key, value in BASE_SETTINGS.items())
     command = ["sh", "-c", _BAKE, "bake", place, scram_verifier(password), settings, _HBA, FILE_NAME]
     with docker_errors(f"the template of {name}"):
-        # A killed run's; we hold the lock.
-        passing_over_missing(lambda: runtime.client.volumes.get(volume).remove(force=True))
+        _remove_unfinished(runtime, volume)
         try:
             runtime.client.volumes.create(volume, labels={TEMPLATE_LABEL: image.id})
             # The image's own directory is copied into the empty volume with its owner, so its user may write there.
@@ -225,7 +224,7 @@ def _bake(runtime: Runtime, image: Any, volume: str) -> ContainerTemplate:
                 entrypoint=command[:1],
                 command=command[1:],
                 user="postgres",
-                labels=dict(runtime.labels),
+                labels={**runtime.labels, TEMPLATE_LABEL: volume},
                 network_mode="none",
                 healthcheck={"test": ["NONE"]},
                 volumes={volume: {"bind": place, "mode": "rw"}},
@@ -236,10 +235,18 @@ def _bake(runtime: Runtime, image: Any, volume: str) -> ContainerTemplate:
         except BaseException:
             # By label: an interrupted call does not tell what the daemon made.
             remove_run(runtime)
-            passing_over_missing(lambda: runtime.client.volumes.get(volume).remove(force=True))
+            remove_volume(runtime.client, volume)
             raise
     _log.info("template made", image=name, **facts)
     return ContainerTemplate(name, image.id, volume, password, place, **facts)
+
+
+def _remove_unfinished(runtime: Runtime, volume: str) -> None:
+    """What a run that was killed while it made this template left; we hold the lock."""
+    makers: dict[str, str | list[str] | bool] = {"label": f"{TEMPLATE_LABEL}={volume}"}
+    for container in runtime.client.containers.list(all=True, filters=makers, ignore_removed=True):
+        passing_over_missing(lambda one=container: one.remove(force=True, v=True))  # type: ignore[misc]
+    remove_volume(runtime.client, volume)
 
 
 def _finish(container: Any, image: str) -> dict[str, Any]:

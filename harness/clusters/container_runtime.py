@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import psutil
+from filelock import FileLock
 
 from harness.clusters.docker import require_docker
-from harness.errors import BadInputError, EnvironmentMissingError, ServerError
+from harness.errors import BadInputError, EnvironmentMissingError, ServerError, WaitTimeoutError
 from harness.logs import get_logger, redact
+from harness.postgres.places import own_directory, run_dir
 from harness.settings import load_settings
+from harness.waiting import wait_until
 
 if TYPE_CHECKING:
     import docker
@@ -29,6 +32,7 @@ _OWNER_MACHINE = "org.pgtrickle.harness.machine"
 _OWNER_PROCESS = "org.pgtrickle.harness.process"
 # Start and removal of a container take 0.2 s; a daemon that is busy with others' needs longer.
 API_TIMEOUT_S = 60
+_RELEASE_DEADLINE_S = 30.0
 
 _log = get_logger("clusters")
 _guard = threading.Lock()
@@ -64,7 +68,22 @@ def _machine() -> str:
 
 
 def _process(pid: int) -> str:
-    return f"{pid}@{psutil.Process(pid).create_time():.2f}"
+    """A process, by its number and when it started: in ticks since the boot where the kernel says so.
+
+    A time of day would be another one after the clock was set, and a run that lives would look like one that is gone.
+
+    Raises:
+        psutil.NoSuchProcess: there is none, or it has ended and nobody has asked how.
+    """
+    process = psutil.Process(pid)
+    if process.status() == psutil.STATUS_ZOMBIE:
+        raise psutil.ZombieProcess(pid)
+    try:
+        # The name, in parentheses, may hold anything; the start is the 20th field after it.
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return f"{pid}@{stat.rpartition(')')[2].split()[19]}"
+    except OSError:
+        return f"{pid}@{process.create_time():.2f}"
 
 
 def own_labels(run: str) -> dict[str, str]:
@@ -79,6 +98,8 @@ def _is_left_over(labels: Mapping[str, str]) -> bool:
     pid = labels.get(_OWNER_PROCESS, "").partition("@")[0]
     try:
         return _process(int(pid)) != labels[_OWNER_PROCESS]
+    except psutil.AccessDenied:
+        return False
     except (ValueError, psutil.NoSuchProcess):
         return True
 
@@ -170,6 +191,31 @@ def remove_run(runtime: Runtime) -> None:
     remove_all(runtime.client, lambda labels: labels.get(LABEL) == runtime.run)
 
 
+def remove_volume(client: Any, name: str) -> None:
+    """Remove a volume if it is there.
+
+    Under load the daemon may still think that a container, which is gone, uses it: that is waited for.
+    """
+
+    last: Exception | None = None
+
+    def tried() -> bool:
+        nonlocal last
+        try:
+            passing_over_missing(lambda: client.volumes.get(name).remove(force=True))
+        except require_docker(look=False).errors.APIError as error:
+            last = error
+            return False
+        return True
+
+    try:
+        wait_until(f"volume {name} to be free", tried, deadline_s=_RELEASE_DEADLINE_S, poll_s=0.05)
+    except WaitTimeoutError:
+        if last is not None:
+            raise last from None
+        raise
+
+
 def sweep_containers(client: Any) -> int:
     """Remove what killed runs of this machine left on the daemon; how many containers, networks and volumes."""
     count = remove_all(client, _is_left_over)
@@ -184,5 +230,10 @@ def _sweep_once(client: Any) -> None:
         if _swept:
             return
         _swept = True
-    with docker_errors("what killed runs left could not be removed"):
-        sweep_containers(client)
+    # One at a time on this machine; what one cannot remove the next one will: no start fails for it.
+    with FileLock(own_directory(run_dir()) / "containers.lock", thread_local=False):
+        try:
+            with docker_errors("what killed runs left could not be removed"):
+                sweep_containers(client)
+        except (ServerError, EnvironmentMissingError) as error:
+            _log.warning("not swept", reason=error.message)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.clusters.container_image import ContainerTemplate
-from harness.clusters.container_runtime import Runtime, docker_errors, passing_over_missing
+from harness.clusters.container_runtime import Runtime, docker_errors, passing_over_missing, remove_volume
 from harness.postgres import lifetime
 from harness.settings import load_settings
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 _MEMORY_SIZE = "4g"
 # What nodes are told when their data is in memory: WAL is kept for the next checkpoint, and need not be much.
 MEMORY_SETTINGS = {"max_wal_size": "256MB"}
-# Under load the daemon may still think that a container, which is gone, uses a volume.
-_RELEASE_DEADLINE_S = 30.0
 
 
 class ClusterStorage:
@@ -81,17 +78,5 @@ class ClusterStorage:
                 holder = self._holder
                 passing_over_missing(lambda: holder.remove(force=True, v=True))
             for name in self._volumes.values():
-                self._remove(name)
+                remove_volume(self._runtime.client, name)
         lifetime.unregister(self)
-
-    def _remove(self, name: str) -> None:
-        deadline = time.monotonic() + _RELEASE_DEADLINE_S
-        while True:
-            try:
-                passing_over_missing(lambda: self._runtime.client.volumes.get(name).remove(force=True))
-            except Exception:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-            else:
-                return
