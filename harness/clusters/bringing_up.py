@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
@@ -12,6 +12,7 @@ from typing import TypeVar
 from harness.clusters.cluster import in_parallel, in_parallel_or_first, results_or_first
 from harness.clusters.databases import join_nodes
 from harness.clusters.template import NEW_IDENTITY
+from harness.errors import BadInputError
 from harness.postgres.server_node import ServerNode
 
 NodeT = TypeVar("NodeT", bound=ServerNode)
@@ -44,13 +45,19 @@ class Phases:
 
 
 def bring_up(
-    names: Sequence[str], phases: Phases, *, create: Callable[[str], NodeT], launch: Callable[[Sequence[NodeT]], None]
+    names: Sequence[str],
+    phases: Phases,
+    settings: Mapping[str, str],
+    *,
+    create: Callable[[str], NodeT],
+    launch: Callable[[Sequence[NodeT]], None],
 ) -> list[NodeT]:
     """Make nodes, start them, give each an identity and register them: the coordinator first.
 
     Args:
         names: of the nodes, the coordinator's first.
         phases: gets ``copy``, ``start``, ``identity`` and ``join``.
+        settings: what ``create`` gives each node; those of Citus must be in force afterwards.
         create: makes one node, not started, as a copy of a template; called in threads, all at once.
         launch: starts all nodes; they need not be ready.
 
@@ -58,6 +65,7 @@ def bring_up(
         The running nodes, in the order of ``names``.
 
     Raises:
+        BadInputError: a setting of Citus that is none, or has no such value; names it.
         Exception: the first that failed; every node was destroyed.
     """
     made: list[NodeT] = []
@@ -75,12 +83,31 @@ def bring_up(
             in_parallel_or_first(lambda server: server.wait_ready(), servers)
         with phases.phase("identity"):
             in_parallel_or_first(lambda server: server.sql(NEW_IDENTITY), servers)
+            _refuse_what_was_dropped(servers[0], settings)
         with phases.phase("join"):
             join_nodes(servers[0], servers[1:])
     except BaseException as error:
         discard([server.discard for server in made], error)
         raise
     return servers
+
+
+def _refuse_what_was_dropped(coordinator: ServerNode, settings: Mapping[str, str]) -> None:
+    """Refuse settings of Citus that are none, or have no such value.
+
+    PostgreSQL reads them before the library is there to judge them; what it then does not know is dropped with a line
+    in the log.
+    """
+    wanted = {name.lower(): name for name in settings if name.lower().startswith("citus.")}
+    in_force = coordinator.rows(
+        "SELECT name FROM pg_catalog.pg_settings WHERE name = ANY(%s) AND source = 'configuration file'", [[*wanted]]
+    )
+    dropped = sorted(wanted.keys() - {str(name) for (name,) in in_force})
+    if dropped:
+        name = wanted[dropped[0]]
+        known = coordinator.rows("SELECT FROM pg_catalog.pg_settings WHERE name = %s", [dropped[0]])
+        reason = f"does not take the value {settings[name]!r}" if known else "does not exist in this Citus"
+        raise BadInputError(f"setting {name} {reason}", hint="see pg_settings, and docs/roles.md for what is gone")
 
 
 def _create_all(create: Callable[[str], NodeT], names: Sequence[str]) -> list[NodeT]:

@@ -86,9 +86,9 @@ def _process(pid: int) -> str:
         return f"{pid}@{process.create_time():.2f}"
 
 
-def own_labels(run: str) -> dict[str, str]:
-    """The labels of what this process makes."""
-    return {LABEL: run, _OWNER_MACHINE: _machine(), _OWNER_PROCESS: _process(os.getpid())}
+def own_labels(run: str, pid: int | None = None) -> dict[str, str]:
+    """The labels of what this process (or process ``pid``) makes."""
+    return {LABEL: run, _OWNER_MACHINE: _machine(), _OWNER_PROCESS: _process(pid or os.getpid())}
 
 
 def _is_left_over(labels: Mapping[str, str]) -> bool:

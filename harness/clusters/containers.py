@@ -87,6 +87,7 @@ class ClusterNetwork:
             # By its name: an interrupted call does not tell that the daemon made it.
             for network in self.runtime.client.networks.list(names=[self.network.name]):
                 passing_over_missing(network.remove)
+        self.network._docker.client.close()  # noqa: SLF001 - testcontainers opens one of its own and leaves it
         lifetime.unregister(self)
 
 
@@ -162,7 +163,7 @@ def container_cluster(
             wanted = {**MEMORY_SETTINGS, **wanted}
         with ThreadPoolExecutor(1, thread_name_prefix="storage") as pool:
             held = pool.submit(storage.hold)
-            nodes = bring_up(names, phases, create=create, launch=lambda _nodes: None)
+            nodes = bring_up(names, phases, wanted, create=create, launch=lambda _nodes: None)
         undo += [node.destroy for node in nodes]
         held.result()
     except BaseException as error:

@@ -90,7 +90,7 @@ def local_cluster(
             _write_node_passwords(server, node_password_file({"*": password}))
             server.start(wait=False)
 
-    servers = bring_up(node_names(count), phases, create=create, launch=launch)
+    servers = bring_up(node_names(count), phases, wanted, create=create, launch=launch)
     cluster = LocalCluster(name or next_cluster_name(), servers[0], servers[1:], start_time=phases.seconds)
     log.info("cluster started", cluster=cluster.name, workers=count, **cluster.start_time)
     return cluster

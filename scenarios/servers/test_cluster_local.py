@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.clusters import LocalCluster, choose_citus_installation, local_cluster
-from harness.errors import HarnessError, ServerStartError
+from harness.errors import BadInputError, HarnessError, ServerStartError
 from harness.postgres import Installation
 from harness.postgres.places import servers_dir
 from harness.waiting import wait_until
@@ -41,6 +41,12 @@ def test_failed_start_of_one_node_leaves_none(citus_installation: Installation) 
         local_cluster(workers=2, settings={"max_connections": "lots"}, installation=citus_installation)
     assert 'invalid value for parameter "max_connections"' in failed.value.log_tail
     assert {path for path in servers_dir().iterdir() if path not in before and path.is_dir()} == set()
+
+
+@pytest.mark.parametrize("name", ["citus.distributed_executor", "citus.max_worker_processes"])
+def test_setting_that_citus_lost_is_refused_by_name(citus_installation: Installation, name: str) -> None:
+    with pytest.raises(BadInputError, match=f"setting {name} does not exist"):
+        local_cluster(workers=0, settings={name: "4"}, installation=citus_installation)
 
 
 def test_password_file_of_a_node_is_its_own(local: LocalCluster) -> None:
