@@ -65,7 +65,7 @@ def postgres_server(trickle_options: TrickleOptions, pytestconfig: pytest.Config
 @pytest.fixture
 def postgres_database(postgres_server: Server) -> Iterator[Node]:
     """A new, empty database on `postgres_server`; dropped after the test."""
-    with _supply().database_of_server(postgres_server) as made:
+    with postgres_server.temporary_database() as made:
         yield made
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ import pytest
 from harness.clusters import Cluster, Provider, RunningCluster, choose_provider, prove_topology
 from harness.clusters.databases import DatabaseCluster
 from harness.errors import EnvironmentMissingError, HarnessError, RefusedError, UnsupportedVersionError
-from harness.postgres import DsnNode, Node, Server, choose_installation
+from harness.postgres import Node, Server, choose_installation
 from harness.pytest_plugin.options import TrickleOptions
 from harness.settings import load_citus_settings, load_settings
 
@@ -118,23 +117,6 @@ def server(options: TrickleOptions, config: pytest.Config) -> Iterator[Server]:
         made.destroy()
 
 
-@contextlib.contextmanager
-def database_of_server(server: Server) -> Iterator[Node]:
-    """A new database, dropped at the end."""
-    dbname = _fresh_name()
-    server.create_database(dbname)
-    node = DsnNode(dbname, server.dsn(dbname))
-    try:
-        yield node
-    finally:
-        node.close()
-        server.drop_database(dbname)
-
-
-def _fresh_name() -> str:
-    return f"test_{secrets.token_hex(6)}"
-
-
 # --------------------------------------------------------------------------------------------------------- clusters
 
 
@@ -160,14 +142,9 @@ def cluster(options: TrickleOptions, config: pytest.Config) -> Iterator[Database
 @contextlib.contextmanager
 def database_of_cluster(cluster: DatabaseCluster) -> Iterator[Cluster]:
     """A new database on all nodes, proven, dropped at the end."""
-    dbname = _fresh_name()
-    try:
-        cluster.create_database(dbname)
-        with cluster.view(dbname) as view:
-            prove_topology(view)
-            yield view
-    finally:
-        cluster.drop_database(dbname)
+    with cluster.temporary_database() as view:
+        prove_topology(view)
+        yield view
 
 
 @contextlib.contextmanager
