@@ -147,6 +147,10 @@ class ContainerNode(ServerNode):
                     self._container = made.get_wrapped_container()
                     self.log = ContainerLog(self._container, self.hostname)
                 made.get_docker_client().client.close()
+                if self._is_destroyed:
+                    # Somebody did not wait for us, such as an impatient second Ctrl-C.
+                    self._is_destroyed = False
+                    self.destroy()
 
     # ----------------------------------------------------------- where it is
 

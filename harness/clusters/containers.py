@@ -11,7 +11,7 @@ from harness.clusters.bringing_up import Phases, bring_up, discard, next_cluster
 from harness.clusters.configuration import node_settings
 from harness.clusters.container_image import fetch_container_template
 from harness.clusters.container_node import ContainerNode
-from harness.clusters.container_runtime import Runtime, docker_errors, open_runtime, passing_over_missing
+from harness.clusters.container_runtime import Runtime, docker_errors, open_runtime, passing_over_missing, remove_run
 from harness.clusters.container_storage import MEMORY_SETTINGS, ClusterStorage
 from harness.clusters.docker import require_docker
 from harness.clusters.running import RunningCluster, check_worker_count, node_names, node_password_file
@@ -167,7 +167,8 @@ def container_cluster(
         undo += [node.destroy for node in nodes]
         held.result()
     except BaseException as error:
-        for step in reversed(undo):
+        # By label first: an interrupted call does not tell what the daemon made.
+        for step in (lambda: remove_run(opened), *reversed(undo)):
             discard([step], error)
         raise
     cluster = ContainerCluster(name or next_cluster_name(), nodes, network, storage, start_time=phases.seconds)
