@@ -37,6 +37,7 @@ class ClusterStorage:
         self.is_in_memory = load_settings().docker_data == "memory"
         self._volumes = {node: f"{runtime.run}-{node}-data" for node in nodes}
         self._holder: Container | None = None
+        self._is_destroyed = False
         lifetime.register(self)
         options = {"type": "tmpfs", "device": "tmpfs", "o": f"size={_MEMORY_SIZE},mode=0700,{template.owner_options}"}
         with docker_errors("volumes could not be made"):
@@ -69,14 +70,21 @@ class ClusterStorage:
                 healthcheck={"test": ["NONE"]},
                 volumes={name: {"bind": f"/data/{node}", "mode": "rw"} for node, name in self._volumes.items()},
             )
-            self._holder.start()
+            if self._is_destroyed:  # somebody did not wait for us, such as who pressed Ctrl-C
+                self._remove_holder()
+            else:
+                self._holder.start()
 
     def destroy(self) -> None:
         """Remove all volumes; their nodes must be gone."""
+        self._is_destroyed = True
         with docker_errors("volumes could not be removed"):
-            if self._holder is not None:
-                holder = self._holder
-                passing_over_missing(lambda: holder.remove(force=True, v=True))
+            self._remove_holder()
             for name in self._volumes.values():
                 remove_volume(self._runtime.client, name)
         lifetime.unregister(self)
+
+    def _remove_holder(self) -> None:
+        holder, self._holder = self._holder, None
+        if holder is not None:
+            passing_over_missing(lambda: holder.remove(force=True, v=True))
