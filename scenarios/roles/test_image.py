@@ -20,7 +20,7 @@ from harness.clusters.docker import look_at_docker
 from harness.postgres.ports import lease_port
 from harness.settings import load_settings
 from harness.waiting import wait_until
-from scenarios.fixtures.skips import skip_environment
+from scenarios.fixtures.skips import skip_docker
 
 DOCKER = Path(__file__).parents[2] / "docker"
 # A step of the build takes half a second, and 8 s where the engine has to copy layers on a busy machine.
@@ -48,7 +48,7 @@ def compose_command() -> list[str]:
     if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0:  # noqa: S607
         return ["docker", "compose"]
     if shutil.which("docker-compose") is None:
-        skip_environment("neither docker compose nor docker-compose is here")
+        skip_docker("neither docker compose nor docker-compose is here")
     return ["docker-compose"]
 
 
@@ -57,10 +57,10 @@ def image() -> Iterator[str]:
     """The image, built without pulling anything, and gone afterwards."""
     look = look_at_docker()
     if look.client is None or look.problem:
-        skip_environment(look.problem or "the program docker is not here")
+        skip_docker(look.problem or "the program docker is not here")
     base = load_settings().citus_image
     if base not in look.citus_images:
-        skip_environment(f"the image {base} is not on this machine (nothing is pulled)")
+        skip_docker(f"the image {base} is not on this machine (nothing is pulled)")
     name = f"citus-node-test-{secrets.token_hex(4)}"
     docker("build", "--quiet", "--build-arg", f"CITUS_IMAGE={base}", "--tag", name, str(DOCKER))
     try:
