@@ -7,9 +7,14 @@ import contextlib
 import secrets
 from collections.abc import Iterator
 
+import psycopg
 from psycopg import sql
 
 from harness.postgres.node import Node
+from harness.waiting import wait_until
+
+# Sessions end within milliseconds; Citus' daemon finishes what it asks another node.
+_DROP_DEADLINE_S = 30.0
 
 
 class AdministeredNode(Node):
@@ -30,8 +35,20 @@ class AdministeredNode(Node):
         self.sql(sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(dbname), of))
 
     def drop_database(self, dbname: str) -> None:
-        """Drop a database if it is there, ending the sessions in it."""
-        self.sql(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(dbname)))
+        """Drop a database if it is there, ending the sessions in it.
+
+        Raises:
+            WaitTimeoutError: a session in it does not end.
+        """
+
+        def tried() -> bool:
+            # The server itself waits 5 s for those that it ends; on a busy machine that may not do.
+            with contextlib.suppress(psycopg.errors.ObjectInUse):
+                self.sql(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(dbname)))
+                return True
+            return False
+
+        wait_until(f"the sessions in database {dbname} to end", tried, deadline_s=_DROP_DEADLINE_S)
 
     @contextlib.contextmanager
     def temporary_database(self, prefix: str = "test", *, template: str | None = None) -> Iterator[NodeDatabase]:

@@ -11,14 +11,11 @@ from typing import Protocol
 
 import pytest
 
-from harness.clusters.versions import choose_citus_installation
-from harness.errors import BinariesNotFoundError, CheckFailedError, CitusMissingError, UnsupportedVersionError
 from harness.postgres import Installation
 from harness.postgres.binaries import readable_by
 from harness.postgres.identity import server_user
 from harness.postgres.lifetime import OwnedDirectory
 from harness.postgres.passwords import make_password
-from scenarios.fixtures.skips import skip_environment
 from scenarios.roles.role_nodes import RoleNode
 
 DOCKER = Path(__file__).parents[2] / "docker"
@@ -57,12 +54,9 @@ def worker_of(coordinator: RoleNode) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def node_binaries() -> Installation:
+def node_binaries(citus_installation: Installation) -> Installation:
     """A local PostgreSQL with Citus: the entry point runs on it."""
-    try:
-        return readable_by(choose_citus_installation(), server_user())
-    except (BinariesNotFoundError, CheckFailedError, CitusMissingError, UnsupportedVersionError) as error:
-        skip_environment(error.message)
+    return readable_by(citus_installation, server_user())
 
 
 @pytest.fixture(scope="session")

@@ -9,20 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.clusters import LocalCluster, choose_citus_installation, local_cluster
-from harness.errors import BadInputError, HarnessError, ServerStartError
+from harness.clusters import LocalCluster, local_cluster
+from harness.errors import BadInputError, ServerStartError
 from harness.postgres import Installation
 from harness.postgres.places import servers_dir
 from harness.waiting import wait_until
-from scenarios.fixtures.skips import skip_environment
-
-
-@pytest.fixture(scope="module")
-def citus_installation() -> Installation:
-    try:
-        return choose_citus_installation()
-    except HarnessError as error:
-        skip_environment(error.message)
 
 
 @pytest.fixture(scope="module")
