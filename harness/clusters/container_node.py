@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from harness.clusters.container_image import TEMPLATE_DIR, ContainerTemplate
-from harness.clusters.container_runtime import Runtime, docker_errors, passing_over_missing
+from harness.clusters.container_runtime import Runtime, docker_errors, passing_over_missing, remove_volume
 from harness.errors import ServerGoneError, ServerStartError, WaitTimeoutError
 from harness.logs import get_logger
 from harness.postgres import addresses, configuration, lifetime
@@ -151,6 +151,8 @@ class ContainerNode(ServerNode):
                     # Somebody did not wait for us, such as an impatient second Ctrl-C.
                     self._is_destroyed = False
                     self.destroy()
+                    # Docker makes a volume that is named and not there any more, without our label.
+                    remove_volume(self._runtime.client, self._volume)
 
     # ----------------------------------------------------------- where it is
 

@@ -66,17 +66,19 @@ class ClusterStorage:
                 user="postgres",
                 labels=dict(self._runtime.labels),
                 network_mode="none",
-                init=True,
                 healthcheck={"test": ["NONE"]},
                 volumes={name: {"bind": f"/data/{node}", "mode": "rw"} for node, name in self._volumes.items()},
             )
             if self._is_destroyed:  # somebody did not wait for us, such as who pressed Ctrl-C
-                self._remove_holder()
+                self.destroy()
             else:
                 self._holder.start()
 
     def destroy(self) -> None:
-        """Remove all volumes; their nodes must be gone."""
+        """Remove all volumes; their nodes must be gone.
+
+        Called again, it removes what Docker made in between: a container that names a volume has it made, unlabelled.
+        """
         self._is_destroyed = True
         with docker_errors("volumes could not be removed"):
             self._remove_holder()
