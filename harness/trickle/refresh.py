@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -64,16 +64,21 @@ def refresh(
     plan: Plan,
     workers: Workers | None,
     *,
+    begun_at: datetime,
+    check_alone: Callable[[], None] = lambda: None,
     mode: str | None = None,
     initiated_by: str = "MANUAL",
 ) -> Refresh:
     """Bring a stream table up to date.
 
     Args:
-        connection: to the coordinator, in autocommit, idle; nobody else refreshes this stream table meanwhile.
+        connection: to the coordinator, in autocommit, idle; nobody else refreshes this stream table meanwhile: the
+            database checks it in each commit (leases.py).
         stream_table: as the catalog has it now.
         plan: how it follows its query.
         workers: of a cluster; None without one.
+        begun_at: when the right to refresh was had, by the server's clock; the rows are at least as fresh as that.
+        check_alone: raises where that right was lost; asked before a refresh begins anew.
         mode: FULL or DIFFERENTIAL for this time; None: as the catalog says.
         initiated_by: for the history.
 
@@ -85,9 +90,18 @@ def refresh(
         HashCollisionError: two different rows have one row id.
         LockedError: a source stayed locked.
         ServerGoneError: a worker does not answer.
+        LeaseLostError: `check_alone` says so.
         psycopg.Error: PostgreSQL refused something else, such as an overflow in the query itself.
     """
-    run = _Run(connection, stream_table, plan, workers, mode=mode or stream_table.mode, initiated_by=initiated_by)
+    run = _Run(
+        connection,
+        stream_table,
+        plan,
+        workers,
+        begun_at=begun_at,
+        mode=mode or stream_table.mode,
+        initiated_by=initiated_by,
+    )
     forced: _Choice | None = None
     for attempt in range(ATTEMPTS):
         try:
@@ -95,6 +109,7 @@ def refresh(
         except _CONFLICTS:
             if attempt == ATTEMPTS - 1:
                 raise
+            check_alone()
         except _FillUnderLockError as error:
             forced = error.choice
         except (OutOfStepError, psycopg.errors.NotNullViolation, psycopg.DataError) as error:
@@ -133,9 +148,11 @@ class _Run:
         plan: Plan,
         workers: Workers | None,
         *,
+        begun_at: datetime,
         mode: str,
         initiated_by: str,
     ) -> None:
+        self._begun_at = begun_at
         self._connection = connection
         self._table = stream_table
         self._plan = plan
@@ -153,7 +170,6 @@ class _Run:
     def once(self, forced: _Choice | None) -> Refresh:
         """One attempt; with a reason to fill the table anew, if there is one."""
         self._begun = time.perf_counter()
-        self._begun_at = datetime.now(UTC)
         must = self._must_fill(forced)
         found: dict[int, Pending] = {}
         if must is None:

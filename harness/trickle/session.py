@@ -1,4 +1,4 @@
-"""The session of a refresh: its settings, its snapshot, the right to be the only one, the statements that it runs."""
+"""The session of a refresh: its settings, its snapshot, the statements that it runs; leases.py has the right to it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from psycopg.pq import TransactionStatus
 from harness.errors import BadInputError, LockedError, MissingPrivilegeError, ServerGoneError
 from harness.trickle.storage import refresh_settings
 
-# The class of this project's advisory locks; the second key is the stream table's number.
-LOCK_CLASS = 0x7067_7443
 # How long a refresh waits for a table that somebody locks (VACUUM FULL, ALTER TABLE), in milliseconds.
 LOCK_TIMEOUT_MS = 10_000
 
@@ -30,28 +28,6 @@ def refuse_busy(connection: psycopg.Connection[Any]) -> None:
             "stream tables need a connection in autocommit that is in no transaction",
             hint="open one of their own: psycopg.connect(dsn, autocommit=True)",
         )
-
-
-@contextmanager
-def alone(connection: psycopg.Connection[Any], pgt_id: int, name: str) -> Iterator[None]:
-    """Be the only one who refreshes or changes a stream table, as long as this lasts.
-
-    Args:
-        connection: to the coordinator, whose advisory lock says who is; nothing stays behind.
-        pgt_id: number of the stream table.
-        name: its name, for the message.
-
-    Raises:
-        LockedError: somebody else is at it.
-    """
-    row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK_CLASS, pgt_id]).fetchone()
-    if row is None or not row[0]:
-        raise LockedError(f"{name} is being refreshed or changed by another session", hint="wait until it is done")
-    try:
-        yield
-    finally:
-        if not connection.closed:
-            connection.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_CLASS, pgt_id])
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,10 +15,14 @@ import psycopg
 from psycopg import sql
 
 from harness.errors import (
+    EnvironmentMissingError,
     HarnessError,
     LockedError,
     QueryRefusedError,
     RefusedError,
+    ServerError,
+    UnresolvedTransactionError,
+    WaitTimeoutError,
 )
 from harness.trickle import catalog
 from harness.trickle.analysis import Analysis, analyze
@@ -26,35 +30,62 @@ from harness.trickle.canonical import plain_query
 from harness.trickle.catalog import Refresh, StreamTable
 from harness.trickle.definition import Home, check_access_method, check_query, check_words, choose_home, recomputed
 from harness.trickle.explain import Explanation, explain
+from harness.trickle.leases import Kind, Leases
 from harness.trickle.making import make, named, refuse_taken, remove_captures
 from harness.trickle.nodes import Workers, refuse_unresolved
 from harness.trickle.plans import Plan, choose_plan
 from harness.trickle.refresh import refresh
-from harness.trickle.session import LOCK_TIMEOUT_MS, alone, refuse_busy, understood
+from harness.trickle.session import LOCK_TIMEOUT_MS, refuse_busy, understood
 from harness.trickle.sources import has_citus
 from harness.trickle.status import Status, fetch_status
 from harness.trickle.storage import drop_query
+
+# How long who just made a stream table waits to fill it: a scheduler may have been quicker.
+FILL_WAIT_S = 600.0
+
+
+def _is_of_the_surroundings(error: Exception) -> bool:
+    """Whether a refresh failed because of the cluster, and not because of its table: a worker is down, a transaction is
+    prepared, the disk is full. Then it is right again as soon as they are, and nobody has to resume it."""
+    ours = (ServerError, EnvironmentMissingError, WaitTimeoutError, UnresolvedTransactionError)
+    if isinstance(error, psycopg.errors.QueryCanceled):  # a statement_timeout: the next one takes as long
+        return False
+    return isinstance(error, (*ours, psycopg.OperationalError))
 
 
 class StreamTables:
     """The stream tables of one database.
 
     Args:
-        connection: to the coordinator, or to a server without Citus; in autocommit, idle, at revision 0007 or later. It
-            stays the caller's.
+        connection: to the coordinator, or to a server without Citus; in autocommit, idle, at revision 0008. It stays
+            the caller's.
+        lease_kind: how sessions are kept apart; None: by leases on a cluster, by advisory locks without one. All who
+            work on one database have to use the same.
+        errors_until_error: after so many failed refreshes in a row a stream table is in status ERROR.
+
+    Attributes:
+        leases: who may work on a stream table, and how often this session had to wait for that.
 
     Raises:
         BadInputError: the connection is in the middle of something.
-        UnsupportedVersionError: the catalog is missing or older.
+        UnsupportedVersionError: the catalog is missing, or not of this version.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        *,
+        lease_kind: Kind | None = None,
+        errors_until_error: int = catalog.ERRORS_UNTIL_ERROR,
+    ) -> None:
         refuse_busy(connection)
         catalog.check_catalog(connection)
         self._connection = connection
         self._has_citus = has_citus(connection)
         self._workers = Workers(connection) if self._has_citus else None
         self._plans: dict[int, tuple[object, Plan]] = {}
+        self._errors_until_error = errors_until_error
+        self.leases = Leases(connection, lease_kind or ("lease" if self._has_citus else "advisory"))
 
     def __enter__(self) -> Self:
         return self
@@ -116,13 +147,19 @@ class StreamTables:
                 reason = self._plan(made).reason if analysis.is_incremental else ""
                 if reason:
                     made = self._make_recomputed(made, analysis, home, reason)
-                self.refresh(made.qualified, initiated_by="INITIAL")
+                self.refresh(made.qualified, initiated_by="INITIAL", wait_s=FILL_WAIT_S)
             except BaseException:
                 # Nothing of it may stay; what hinders that is said by the error that is on its way.
                 with contextlib.suppress(psycopg.Error, HarnessError):
                     self.drop(made.qualified)
                 raise
+        self._signal()
         return self._known(made.relid)
+
+    def _signal(self) -> None:
+        """Tell schedulers that there is something new; one that misses it sees it at its next look."""
+        with contextlib.suppress(psycopg.Error):
+            self._connection.execute("SELECT pgtrickle.signal_dag_rebuild()")
 
     def _make_recomputed(self, made: StreamTable, analysis: Analysis, home: Home, reason: str) -> StreamTable:
         """Make it again for recomputing, where it turned out that Citus takes its delta in no way."""
@@ -195,7 +232,7 @@ class StreamTables:
         new_schedule, new_mode, _ = check_words(
             None if is_manual else (schedule or before.schedule), mode or before.mode, "auto"
         )
-        with alone(self._connection, before.pgt_id, before.qualified), understood(before.qualified):
+        with self.leases.held(before.pgt_id, before.qualified), understood(before.qualified):
             if query is not None or (mode is not None and new_mode != before.mode):
                 self._remake(before, query, new_schedule, new_mode)
             else:
@@ -203,11 +240,12 @@ class StreamTables:
                     "UPDATE pgtrickle.pgt_stream_tables SET schedule = %s, updated_at = now() WHERE pgt_id = %s",
                     [new_schedule, before.pgt_id],
                 )
+        self._signal()
         after = next(found for found in self.list() if found.pgt_id == before.pgt_id)
         return after if after.is_populated else self._filled(after)
 
     def _filled(self, stream_table: StreamTable) -> StreamTable:
-        self.refresh(stream_table.qualified, initiated_by="INITIAL")
+        self.refresh(stream_table.qualified, initiated_by="INITIAL", wait_s=FILL_WAIT_S)
         return self._known(stream_table.relid)
 
     def _remake(self, before: StreamTable, query: str | None, schedule: str | None, mode: str) -> None:
@@ -262,13 +300,16 @@ class StreamTables:
 
     # refreshing
 
-    def refresh(self, name: str, *, mode: str | None = None, initiated_by: str = "MANUAL") -> Refresh:
+    def refresh(
+        self, name: str, *, mode: str | None = None, initiated_by: str = "MANUAL", wait_s: float = 0.0
+    ) -> Refresh:
         """Bring a stream table up to date.
 
         Args:
             name: which one.
             mode: FULL or DIFFERENTIAL for this time; None: as it was made.
             initiated_by: for the history: MANUAL, SCHEDULER or INITIAL.
+            wait_s: how long to wait for whoever else refreshes or changes it, in seconds.
 
         Returns:
             What was done; the history has it too.
@@ -277,33 +318,46 @@ class StreamTables:
             StreamTableNotFoundError: there is none of that name.
             RefusedError: it is suspended, or the mode cannot be.
             LockedError: somebody else refreshes it, or a source stays locked.
+            LeaseLostError: this session gave no sign of life for so long that its lease ran out; nothing was changed.
             UnresolvedTransactionError, HashCollisionError, ServerGoneError: see `harness.trickle.refresh`.
         """
         refuse_busy(self._connection)
         pgt_id, relid = catalog.find_number(self._connection, name)
         if mode is not None:
             mode = check_words(None, mode, "auto")[1]
-        with alone(self._connection, pgt_id, name), understood(name):
+        with self.leases.held(pgt_id, name, wait_s=wait_s) as lease, understood(name):
             found = self._known(relid)
             if found.status == "SUSPENDED":
                 raise RefusedError(f"{found.qualified} is suspended", hint="resume it first: harness st resume")
-            begun_at = datetime.now(UTC)
             try:
                 plan = self._plan(found)
                 if mode == "DIFFERENTIAL" and not plan.is_incremental:
                     raise QueryRefusedError(
                         f"{found.qualified} has no incremental form: {plan.reason}", hint="refresh it in mode FULL"
                     )
-                return refresh(self._connection, found, plan, self._workers, mode=mode, initiated_by=initiated_by)
+                return refresh(
+                    self._connection,
+                    found,
+                    plan,
+                    self._workers,
+                    begun_at=lease.taken_at,
+                    check_alone=lambda: self.leases.check(lease, name),
+                    mode=mode,
+                    initiated_by=initiated_by,
+                )
             except (HarnessError, psycopg.Error) as error:
-                self._note_failure(found, error, begun_at, initiated_by)
+                self._note_failure(found, error, lease.taken_at, initiated_by)
                 raise
 
     def _note_failure(self, found: StreamTable, error: Exception, begun_at: datetime, initiated_by: str) -> None:
-        if self._connection.closed or isinstance(error, (LockedError, RefusedError)):
+        if self._connection.closed or isinstance(error, LockedError):
+            return
+        # Who asks for what cannot be is told so, and the table is as it was; a scheduler asks for nothing of its own.
+        if isinstance(error, RefusedError) and initiated_by != "SCHEDULER":
             return
         with contextlib.suppress(psycopg.Error), self._connection.transaction():
-            catalog.write_failed(self._connection, found)
+            if not _is_of_the_surroundings(error):
+                catalog.write_failed(self._connection, found, error, self._errors_until_error)
             catalog.write_history(
                 self._connection,
                 found,
@@ -371,11 +425,12 @@ class StreamTables:
 
     # the rest
 
-    def suspend(self, name: str) -> StreamTable:
+    def suspend(self, name: str, reason: str | None = None) -> StreamTable:
         """Let nobody refresh it until it is resumed; its sources are captured meanwhile, and nothing is lost.
 
         Args:
             name: which one.
+            reason: why, for whoever asks later; the catalog keeps it.
 
         Returns:
             The stream table as it is now: one row of the catalog, on the coordinator, was changed.
@@ -383,7 +438,7 @@ class StreamTables:
         Raises:
             StreamTableNotFoundError: there is none of that name.
         """
-        return self._set_status(name, "SUSPENDED")
+        return self._set_status(name, "SUSPENDED", reason)
 
     def resume(self, name: str) -> StreamTable:
         """Let it be refreshed again, its failures forgotten.
@@ -397,16 +452,17 @@ class StreamTables:
         Raises:
             StreamTableNotFoundError: there is none of that name.
         """
-        return self._set_status(name, "ACTIVE")
+        return self._set_status(name, "ACTIVE", None)
 
-    def _set_status(self, name: str, status: str) -> StreamTable:
+    def _set_status(self, name: str, status: str, reason: str | None) -> StreamTable:
         found = catalog.find(self._connection, name)
         self._connection.execute(
             "UPDATE pgtrickle.pgt_stream_tables SET status = CASE WHEN %(status)s = 'ACTIVE' AND NOT is_populated"
             " THEN 'INITIALIZING' ELSE %(status)s END,"
-            " consecutive_errors = 0, updated_at = now() WHERE pgt_id = %(id)s",
-            {"status": status, "id": found.pgt_id},
+            " consecutive_errors = 0, suspended_reason = %(reason)s, updated_at = now() WHERE pgt_id = %(id)s",
+            {"status": status, "id": found.pgt_id, "reason": reason},
         )
+        self._signal()
         return self._known(found.relid)
 
     def drop(self, name: str, *, cascade: bool = False) -> None:
@@ -431,7 +487,7 @@ class StreamTables:
         while readers:
             self.drop(readers[0], cascade=True)
             readers = self._readers(found)
-        with alone(self._connection, found.pgt_id, found.qualified):
+        with self.leases.held(found.pgt_id, found.qualified):
             try:
                 with self._connection.transaction():
                     self._connection.execute(
@@ -449,6 +505,7 @@ class StreamTables:
                     f"{found.qualified} is used: {error.diag.message_detail}", hint="drop that first, or use cascade"
                 ) from error
         self._plans.pop(found.pgt_id, None)
+        self._signal()
 
     def _readers(self, stream_table: StreamTable) -> builtins.list[str]:
         """The stream tables that read one, by name."""
