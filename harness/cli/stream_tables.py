@@ -164,12 +164,16 @@ def refresh(
         Once | None,
         typer.Option("--mode", "-m", case_sensitive=False, help="This once; else as the table has it."),
     ] = None,
+    wait_s: Annotated[
+        float,
+        typer.Option("--wait", "-w", min=0, help="Seconds to wait for whoever else refreshes or changes it."),
+    ] = 0.0,
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
     """Bring a stream table up to date, now."""
     with _session(dsn, f"refreshing {name}") as (_, tables):
-        done = tables.refresh(name, mode=mode.value if mode else None)
+        done = tables.refresh(name, mode=mode.value if mode else None, wait_s=wait_s)
     _finish({"command": "refresh", "refresh": text.as_json(done)}, text.refresh(done), as_json=as_json)
 
 
