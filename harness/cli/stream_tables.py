@@ -54,7 +54,7 @@ Cadence = Annotated[
     typer.Option(
         "--schedule",
         "-s",
-        help="How old it may become, such as 30s, 5m, 1h.",
+        help="How old it may become (30s, 5m, 1h), cron in UTC ('*/5 * * * *'), or after: its sources.",
         show_default=False,
         callback=_checked,
     ),

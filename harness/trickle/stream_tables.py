@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from harness.errors import (
+    BadInputError,
     EnvironmentMissingError,
     HarnessError,
     LockedError,
@@ -35,6 +36,7 @@ from harness.trickle.making import make, named, refuse_taken, remove_captures
 from harness.trickle.nodes import Workers, refuse_unresolved
 from harness.trickle.plans import Plan, choose_plan
 from harness.trickle.refresh import refresh
+from harness.trickle.schedules import is_after
 from harness.trickle.session import LOCK_TIMEOUT_MS, refuse_busy, understood
 from harness.trickle.sources import has_citus
 from harness.trickle.status import Status, fetch_status
@@ -110,7 +112,8 @@ class StreamTables:
         Args:
             name: ``schema.table`` or ``table``, as SQL writes it.
             query: one SELECT.
-            schedule: how old it may become, such as ``30s`` or ``1h30m``; None: refreshed by hand.
+            schedule: how old it may become, such as ``30s`` or ``1h30m``; or cron in UTC; or ``after``: whenever a
+                stream table that it reads was refreshed; None: refreshed by hand.
             mode: AUTO (the cheaper of the two), DIFFERENTIAL or FULL.
             placement: where its rows are: local, reference, distributed, or auto (plan P5.1: local if no source is
                 distributed, reference below 100,000 rows, distributed from there on: by the source's own distribution
@@ -133,6 +136,8 @@ class StreamTables:
         with understood(f"stream table {schema}.{table}"):
             analysis = check_query(self._connection, query, mode)
             self._refuse_unresolved(analysis)
+            if is_after(schedule):
+                self._refuse_after_nothing(f"{schema}.{table}", {source.relid for source in analysis.sources})
             home = choose_home(self._connection, analysis, placement, has_citus=self._has_citus)
             made = self._make(
                 sql.Identifier(schema, table),
@@ -180,6 +185,13 @@ class StreamTables:
         with self._connection.transaction():
             remove_captures(self._connection, [dependency.relid for dependency in made.dependencies])
         return found
+
+    def _refuse_after_nothing(self, name: str, sources: builtins.set[int]) -> None:
+        if not sources & {found.relid for found in self.list()}:
+            raise BadInputError(
+                f"{name} cannot be refreshed after its sources: none of them is a stream table",
+                hint="give it a schedule of its own, such as 30s",
+            )
 
     def _refuse_unresolved(self, analysis: Analysis) -> None:
         if self._workers is not None and any(source.placement != "local" for source in analysis.sources):
@@ -229,9 +241,12 @@ class StreamTables:
         refuse_busy(self._connection)
         before = catalog.find(self._connection, name)
         is_manual = schedule is not None and schedule.strip().lower() == "manual"
-        new_schedule, new_mode, _ = check_words(
-            None if is_manual else (schedule or before.schedule), mode or before.mode, "auto"
-        )
+        # A schedule that came with an upgrade may be one that 0.2 alone reads: it stays as it is.
+        new_schedule, new_mode, _ = check_words(None if is_manual else schedule, mode or before.mode, "auto")
+        if schedule is None:
+            new_schedule = before.schedule
+        if is_after(new_schedule) and query is None:
+            self._refuse_after_nothing(before.qualified, {dependency.relid for dependency in before.dependencies})
         with self.leases.held(before.pgt_id, before.qualified), understood(before.qualified):
             if query is not None or (mode is not None and new_mode != before.mode):
                 self._remake(before, query, new_schedule, new_mode)

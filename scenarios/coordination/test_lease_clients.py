@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 from collections import Counter
@@ -122,7 +123,7 @@ def _meet_many_times(node: Node, *, count: int, wait_s: float) -> None:
     rows = completed(node, "balances")
     assert len(rows) == 2 + sum(actions.values()) - actions["LOCKED"]
     # Each began when it had the right to, and ended before it gave it back: no two of them overlap.
-    overlaps = [(before, after) for before, after in zip(rows, rows[1:], strict=False) if after[1] < before[2]]
+    overlaps = [(before, after) for before, after in itertools.pairwise(rows) if after[1] < before[2]]
     assert overlaps == []
     assert node.value("SELECT sum(n) FROM balances") == node.value("SELECT count(*) FROM entries")
 
