@@ -10,8 +10,7 @@ import psycopg
 
 # The storage's own name: who renamed it with SQL left the catalog's behind.
 _QUERY = """
-    SELECT t.pgt_id, coalesce(pg_catalog.format('%I.%I', n.nspname, c.relname),
-                              pg_catalog.format('%I.%I', t.pgt_schema, t.pgt_name)),
+    SELECT t.pgt_id, pg_catalog.format('%I.%I', coalesce(n.nspname, t.pgt_schema), coalesce(c.relname, t.pgt_name)),
            c.oid IS NOT NULL, t.schedule, t.status, t.needs_reinit, t.is_populated, t.data_timestamp,
            t.last_refresh_at, t.updated_at, t.consecutive_errors, t.suspended_reason,
            coalesce((SELECT pg_catalog.array_agg(u.pgt_id) FROM pgtrickle.pgt_dependencies d

@@ -145,7 +145,7 @@ class Scheduler:
                 self._begin(made, seen)
                 if not self._running and not ready(made, seen, ()):
                     break
-                self._wait(control, self._options.poll_s)
+                self._wait(control, self._pause_s(made, seen))
         finally:
             control.close()
             self._wind_up(None)
@@ -208,7 +208,16 @@ class Scheduler:
             seen, made = self._look(control)
             self._begin(made, seen)
             self.figures.note_look(seen, running=len(self._running), due=len(made.due))
-            self._wait(control, self._options.poll_s)
+            self._wait(control, self._pause_s(made, seen))
+
+    def _pause_s(self, made: Plan, seen: Look) -> float:
+        """Until the next look, if nothing happens: until something is due, or a pause after a failure ends."""
+        found = [self._options.poll_s]
+        if made.next_at is not None:
+            found.append((made.next_at - seen.now).total_seconds())
+        now = time.monotonic()
+        found += [memory.not_before - now for memory in self._memories.values() if memory.not_before > now]
+        return max(0.005, min(found))
 
     def _look(self, control: DeadlineConnection) -> tuple[Look, Plan]:
         seen = look(control)
@@ -247,11 +256,7 @@ class Scheduler:
 
     def _wait(self, control: DeadlineConnection, timeout_s: float) -> None:
         """Until a notification, the end of a refresh, the order to stop, or the next look is due."""
-        pauses = [memory.not_before - time.monotonic() for memory in self._memories.values() if memory.not_before]
-        next_try_s = min((pause for pause in pauses if pause > 0), default=timeout_s)
-        readable, _, _ = select.select(
-            [control.fileno(), self._wake_read], [], [], max(0.0, min(timeout_s, next_try_s + 0.001))
-        )
+        readable, _, _ = select.select([control.fileno(), self._wake_read], [], [], timeout_s)
         if self._wake_read in readable:
             with contextlib.suppress(BlockingIOError):
                 while os.read(self._wake_read, 4096):

@@ -45,17 +45,19 @@ class Due:
     follows: datetime | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
     """What is due at one look, and what cannot be.
 
     Attributes:
         due: the oldest first.
         refused: why a stream table is left alone that asks to be refreshed, by number.
+        next_at: when the next one will be due, by the server's clock; None: none by a clock.
     """
 
     due: list[Due] = field(default_factory=list)
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)
+    next_at: datetime | None = None
 
 
 def find_cycles(entries: Mapping[int, Entry]) -> list[list[int]]:
@@ -118,13 +120,18 @@ def plan(seen: Look, memories: Mapping[int, Memory], monotonic: float, *, errors
         except BadInputError as error:
             made.refused[number] = (f"{entry.name}: {error.message}", error.hint)
             continue
-        if found is not None and memories.get(number, Memory()).not_before <= monotonic:
+        if found is None:
+            continue
+        if found.since > seen.now:
+            made.next_at = min(found.since, made.next_at or found.since)
+        elif memories.get(number, Memory()).not_before <= monotonic:
             made.due.append(found)
     made.due.sort(key=lambda due: due.since)
     return made
 
 
 def _due(entry: Entry, seen: Look, memory: Memory, errors_until_error: int) -> Due | None:
+    """When it is due, be it to come; None: never by what is known now."""
     if entry.schedule is None or entry.status == "SUSPENDED":
         return None
     schedule = read_schedule(entry.schedule)
@@ -134,13 +141,13 @@ def _due(entry: Entry, seen: Look, memory: Memory, errors_until_error: int) -> D
         return Due(entry, entry.updated_at) if is_mendable else None
     if entry.status == "INITIALIZING":
         left_since = entry.updated_at + timedelta(seconds=LEFT_UNFILLED_AFTER_S)
-        return Due(entry, left_since) if left_since <= seen.now else None
+        return Due(entry, left_since)
     if entry.needs_reinit:
         return Due(entry, entry.updated_at)
     if isinstance(schedule, After):
         return _due_after(entry, seen, memory)
     moment = due_at(schedule, entry.fresh_at)
-    return Due(entry, moment) if moment is not None and moment <= seen.now else None
+    return None if moment is None else Due(entry, moment)
 
 
 def _due_after(entry: Entry, seen: Look, memory: Memory) -> Due | None:
