@@ -18,6 +18,7 @@ from harness.chain.connection import Connection
 from harness.cli import stream_tables_text as text
 from harness.cli.database import connected, refused_in_words
 from harness.cli.migrate import Dsn, Json
+from harness.cli.stream_tables_watch import watching
 from harness.errors import EXIT_CHECK_FAILED, EXIT_GOOD, BadInputError
 from harness.trickle.oracle import compare
 
@@ -241,10 +242,16 @@ def status(
     name: Annotated[
         str | None, typer.Argument(help="One of them; else all.", show_default=False, callback=_checked)
     ] = None,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
+    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks of --watch.")] = 2.0,
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
     """What waits to be applied, and whose transactions hold it back. Exit code 1 if a stream table is in ERROR."""
+    if watch:
+        watching(lambda: _session(dsn, f"looking at {name or 'stream tables'}"), name, every_s, as_json=as_json)
+        return
     with _session(dsn, f"looking at {name or 'stream tables'}") as (_, tables):
         found = tables.status(name)
     passed = all(each.stream_table.status != "ERROR" for each in found)
