@@ -62,21 +62,29 @@ _RESTORE = sql.SQL(
     " pg_catalog.set_config('client_connection_check_interval', %s, false)"
 )
 _IDLE = sql.SQL("(pg_catalog.ceil(got.span_s * 1000))::bigint::text")
-_ACQUIRE_LEASE = sql.SQL(
-    "SELECT got.token, got.taken_at, got.span_s, got.held_by, got.held_pid, got.held_until::text, got.taken_from,"
-    " {former},"
-    " CASE WHEN got.token IS NOT NULL THEN ROW({guards})::text END"
-    " FROM pgtrickle.acquire_lease(%s, %s) AS got"
-).format(former=_FORMER, guards=_GUARDS.format(idle=_IDLE))
-_ACQUIRE_ADVISORY = sql.SQL(
-    "SELECT CASE WHEN got.is_held THEN 0 END, pg_catalog.clock_timestamp(), got.span_s, NULL, NULL, NULL, NULL,"
-    " {former},"
-    " CASE WHEN got.is_held THEN ROW({guards})::text END"
-    " FROM (SELECT pg_catalog.pg_try_advisory_lock(%s, %s) AS is_held,"
-    " extract(epoch FROM pgtrickle.lock_timeout())::float8 AS span_s OFFSET 0) AS got"
-).format(former=_FORMER, guards=_GUARDS.format(idle=_IDLE))
-_RELEASE_LEASE = sql.SQL("SELECT pgtrickle.release_lease(%s, %s), {}").format(_RESTORE)
-_RELEASE_ADVISORY = sql.SQL("SELECT pg_catalog.pg_advisory_unlock(%s, %s), {}").format(_RESTORE)
+_ACQUIRE_LEASE = (
+    sql.SQL(
+        "SELECT got.token, got.taken_at, got.span_s, got.held_by, got.held_pid, got.held_until::text, got.taken_from,"
+        " {former},"
+        " CASE WHEN got.token IS NOT NULL THEN ROW({guards})::text END"
+        " FROM pgtrickle.acquire_lease(%s, %s) AS got"
+    )
+    .format(former=_FORMER, guards=_GUARDS.format(idle=_IDLE))
+    .as_bytes()
+)
+_ACQUIRE_ADVISORY = (
+    sql.SQL(
+        "SELECT CASE WHEN got.is_held THEN 0 END, pg_catalog.clock_timestamp(), got.span_s, NULL, NULL, NULL, NULL,"
+        " {former},"
+        " CASE WHEN got.is_held THEN ROW({guards})::text END"
+        " FROM (SELECT pg_catalog.pg_try_advisory_lock(%s, %s) AS is_held,"
+        " extract(epoch FROM pgtrickle.lock_timeout())::float8 AS span_s OFFSET 0) AS got"
+    )
+    .format(former=_FORMER, guards=_GUARDS.format(idle=_IDLE))
+    .as_bytes()
+)
+_RELEASE_LEASE = sql.SQL("SELECT pgtrickle.release_lease(%s, %s), {}").format(_RESTORE).as_bytes()
+_RELEASE_ADVISORY = sql.SQL("SELECT pg_catalog.pg_advisory_unlock(%s, %s), {}").format(_RESTORE).as_bytes()
 _ADVISORY_HOLDER = """
     SELECT a.application_name, a.pid FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid)
     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = %s::oid AND l.objid = %s::oid
@@ -127,6 +135,11 @@ class Leases:
         self.kind = kind
         self.waits = 0
         self.takeovers = 0
+        self._keeper = _Keeper(connection)
+
+    def close(self) -> None:
+        """End the thread that keeps leases alive; it is started again when needed."""
+        self._keeper.close()
 
     @contextlib.contextmanager
     def held(self, pgt_id: int, name: str, *, wait_s: float = 0.0) -> Iterator[Lease]:
@@ -143,7 +156,8 @@ class Leases:
             StreamTableNotFoundError: it was dropped.
         """
         taken = self._wait(pgt_id, name, wait_s)
-        keeper = _Keeper(self._connection, taken.lease) if self.kind == "lease" else None
+        if self.kind == "lease":
+            self._keeper.keep(taken.lease)
         try:
             yield taken.lease
         except psycopg.Error as error:
@@ -155,8 +169,7 @@ class Leases:
                 sqlstate=LOST_STATE,
             ) from error
         finally:
-            if keeper is not None:
-                keeper.stop()
+            self._keeper.drop()
             self._release(taken)
 
     def _wait(self, pgt_id: int, name: str, wait_s: float) -> _Taken:
@@ -249,57 +262,97 @@ def holder_name(connection: psycopg.Connection[Any]) -> str:
 
 
 class _Keeper:
-    """Renews a lease from a thread, over a connection of its own, until it is stopped. A client that freezes freezes
-    it too, and so loses the lease; a statement that takes hours does not."""
+    """Renews the lease that a session has, from a thread and over a connection of its own.
 
-    def __init__(self, connection: psycopg.Connection[Any], lease: Lease) -> None:
-        info = connection.info
-        parameters = {name: value for name, value in info.get_parameters().items() if name != "hostaddr"}
-        # The very server that the refresh runs on, whatever other hosts the DSN has.
-        parameters |= {"host": info.host, "port": str(info.port), "application_name": "harness lease"}
-        parameters.pop("target_session_attrs", None)
-        self._dsn = make_conninfo("", **parameters, password=info.password or None)
-        self._lease = lease
-        self._stopped = threading.Event()
+    A client that freezes freezes it too, and so loses the lease; a statement that takes hours does not. The thread
+    sleeps a third of a lease at a time and looks then: a refresh that is quicker than that costs it nothing. It ends by
+    itself when it finds no lease.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._refreshes_on = connection
+        self._guard = threading.Lock()
+        self._hurry = threading.Event()
+        self._lease: Lease | None = None
+        self._pause_s = 0.0
+        self._thread: threading.Thread | None = None
         self._connection: DeadlineConnection | None = None
-        # Nothing but a timer until the first renewal is due: most refreshes have ended by then.
-        self._thread = threading.Thread(target=self._run, name=f"lease {lease.pgt_id}", daemon=True)
-        self._thread.start()
 
-    def stop(self) -> None:
-        """Renew no longer."""
-        self._stopped.set()
-        self._thread.join(timeout=_ANSWER_DEADLINE_S + _CONNECT_TIMEOUT_S)
+    def keep(self, lease: Lease) -> None:
+        """Renew this one from now on."""
+        with self._guard:
+            self._lease = lease
+            if self._thread is None:
+                self._pause_s = lease.span_s / RENEWALS
+                self._thread = threading.Thread(target=self._run, name="lease keeper", daemon=True)
+                self._thread.start()
+            elif lease.span_s / RENEWALS < self._pause_s:
+                self._hurry.set()
+
+    def drop(self) -> None:
+        """Renew it no longer."""
+        with self._guard:
+            self._lease = None
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._guard:
+            self._lease = None
+            thread = self._thread
+            self._hurry.set()
+        if thread is not None:
+            thread.join(timeout=_ANSWER_DEADLINE_S + _CONNECT_TIMEOUT_S)
 
     def _run(self) -> None:
-        pause_s = self._lease.span_s / RENEWALS
         try:
-            while not self._stopped.wait(pause_s):
-                try:
-                    if not self._renew():
-                        _log.warning("a lease was lost", pgt_id=self._lease.pgt_id, token=self._lease.token)
+            while True:
+                self._hurry.wait(self._pause_s)
+                self._hurry.clear()
+                with self._guard:
+                    lease = self._lease
+                    if lease is None:
+                        self._thread = None
                         return
-                    pause_s = self._lease.span_s / RENEWALS
-                except (psycopg.Error, WaitTimeoutError) as error:
-                    _log.warning("a lease could not be renewed", pgt_id=self._lease.pgt_id, error=str(error))
-                    self._close()
-                    pause_s = min(RENEW_AGAIN_S, self._lease.span_s / RENEWALS)
+                    self._pause_s = lease.span_s / RENEWALS
+                self._renew_or_tell(lease)
         finally:
-            self._close()
+            with self._guard:
+                if self._thread is threading.current_thread():
+                    self._thread = None
+            self._disconnect()
 
-    def _renew(self) -> bool:
+    def _renew_or_tell(self, lease: Lease) -> None:
+        try:
+            if not self._renew(lease) and self._lease is lease:
+                _log.warning("a lease was lost", pgt_id=lease.pgt_id, token=lease.token)
+                with self._guard:
+                    if self._lease is lease:
+                        self._lease = None
+        except (psycopg.Error, WaitTimeoutError) as error:
+            _log.warning("a lease could not be renewed", pgt_id=lease.pgt_id, error=str(error))
+            self._disconnect()
+            self._pause_s = min(RENEW_AGAIN_S, self._pause_s)
+
+    def _renew(self, lease: Lease) -> bool:
         if self._connection is None:
             self._connection = DeadlineConnection.connect(
-                self._dsn, autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S
+                self._dsn(), autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S
             )
             self._connection.deadline_s = _ANSWER_DEADLINE_S
         row = self._connection.execute(
-            "SELECT pgtrickle.renew_lease(%s, %s, make_interval(secs => %s))",
-            [self._lease.pgt_id, self._lease.token, self._lease.span_s],
+            "SELECT pgtrickle.renew_lease(%s, %s, make_interval(secs => %s))", [lease.pgt_id, lease.token, lease.span_s]
         ).fetchone()
         return bool(row and row[0])
 
-    def _close(self) -> None:
+    def _dsn(self) -> str:
+        """The very server that the refresh runs on, whatever other hosts the session's DSN has."""
+        info = self._refreshes_on.info
+        parameters = {name: value for name, value in info.get_parameters().items() if name != "hostaddr"}
+        parameters.pop("target_session_attrs", None)
+        parameters |= {"host": info.host, "port": str(info.port), "application_name": "harness lease"}
+        return make_conninfo("", **parameters, password=info.password or None)
+
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None

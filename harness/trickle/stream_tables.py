@@ -98,7 +98,8 @@ class StreamTables:
         self.close()
 
     def close(self) -> None:
-        """Close the connections to workers; they are opened again when needed."""
+        """Close the connections to workers, and the one that keeps leases alive; they are opened again when needed."""
+        self.leases.close()
         if self._workers is not None:
             self._workers.close()
 
