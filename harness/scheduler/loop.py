@@ -34,6 +34,8 @@ LOOK_DEADLINE_S = 30.0
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.25, 5.0
 # Somebody else is at it: they are done soon.
 LOCKED_PAUSE_S = 1.0
+# What was killed in the middle is cleared away so often.
+CLEAR_EVERY_S = 60.0
 # A refresh that was cancelled ends at once, unless its server is gone.
 _CANCELLED_DEADLINE_S = 10.0
 
@@ -111,7 +113,7 @@ class Scheduler:
         observer: threading.Thread | None = None
         try:
             control = self._open_first()
-            if self._options.observe_s and control is not None:
+            if control is not None:
                 observer = threading.Thread(target=self._observe, name="observer", daemon=True)
                 observer.start()
             while not self._stopping.is_set():
@@ -344,18 +346,24 @@ class Scheduler:
                 self._ended.put(self._ended.get(timeout=min(0.2, max(0.0, until - time.monotonic()))))
             self._take_ended()
 
-    # what waits, and who holds it
+    # beside the refreshes: what waits, who holds it, what is left of what was killed
 
     def _observe(self) -> None:
         session = Session(self._dsn, self._options.errors_until_error)
+        clear_at = time.monotonic()
         try:
             while True:
                 try:
-                    self.figures.note_backlogs(session.open().status())
+                    tables = session.open()
+                    if self._options.observe_s:
+                        self.figures.note_backlogs(tables.status())
+                    if time.monotonic() >= clear_at:
+                        tables.clear_left_behind()
+                        clear_at = time.monotonic() + CLEAR_EVERY_S
                 except (HarnessError, psycopg.Error):
                     # The loop itself tells that the database is lost.
                     session.close()
-                if self._stopping.wait(self._options.observe_s):
+                if self._stopping.wait(self._options.observe_s or CLEAR_EVERY_S):
                     return
         finally:
             session.close()

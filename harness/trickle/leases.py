@@ -169,7 +169,7 @@ class Leases:
                 sqlstate=LOST_STATE,
             ) from error
         finally:
-            self._keeper.drop()
+            self._keeper.drop(taken.lease)
             self._release(taken)
 
     def _wait(self, pgt_id: int, name: str, wait_s: float) -> _Taken:
@@ -200,6 +200,9 @@ class Leases:
                 row = self._connection.execute(_ACQUIRE_LEASE, [pgt_id, holder_name(self._connection)]).fetchone()
             else:
                 row = self._connection.execute(_ACQUIRE_ADVISORY, [LOCK_CLASS, pgt_id]).fetchone()
+        except psycopg.errors.SerializationFailure:
+            # In a database whose transactions are repeatable or serializable: somebody else was quicker.
+            return "another session"
         except psycopg.errors.ForeignKeyViolation:
             raise StreamTableNotFoundError(
                 f"stream table {name} was dropped a moment ago", hint="`harness st list` shows those that are left"
@@ -262,7 +265,7 @@ def holder_name(connection: psycopg.Connection[Any]) -> str:
 
 
 class _Keeper:
-    """Renews the lease that a session has, from a thread and over a connection of its own.
+    """Renews the leases that a session has, from a thread and over a connection of its own.
 
     A client that freezes freezes it too, and so loses the lease; a statement that takes hours does not. The thread
     sleeps a third of a lease at a time and looks then: a refresh that is quicker than that costs it nothing. It ends by
@@ -273,7 +276,7 @@ class _Keeper:
         self._refreshes_on = connection
         self._guard = threading.Lock()
         self._hurry = threading.Event()
-        self._lease: Lease | None = None
+        self._leases: dict[int, Lease] = {}
         self._pause_s = 0.0
         self._thread: threading.Thread | None = None
         self._connection: DeadlineConnection | None = None
@@ -281,7 +284,7 @@ class _Keeper:
     def keep(self, lease: Lease) -> None:
         """Renew this one from now on."""
         with self._guard:
-            self._lease = lease
+            self._leases[lease.token] = lease
             if self._thread is None:
                 self._pause_s = lease.span_s / RENEWALS
                 self._thread = threading.Thread(target=self._run, name="lease keeper", daemon=True)
@@ -289,15 +292,15 @@ class _Keeper:
             elif lease.span_s / RENEWALS < self._pause_s:
                 self._hurry.set()
 
-    def drop(self) -> None:
+    def drop(self, lease: Lease) -> None:
         """Renew it no longer."""
         with self._guard:
-            self._lease = None
+            self._leases.pop(lease.token, None)
 
     def close(self) -> None:
         """End the thread."""
         with self._guard:
-            self._lease = None
+            self._leases.clear()
             thread = self._thread
             self._hurry.set()
         if thread is not None:
@@ -309,12 +312,13 @@ class _Keeper:
                 self._hurry.wait(self._pause_s)
                 self._hurry.clear()
                 with self._guard:
-                    lease = self._lease
-                    if lease is None:
+                    leases = list(self._leases.values())
+                    if not leases:
                         self._thread = None
                         return
-                    self._pause_s = lease.span_s / RENEWALS
-                self._renew_or_tell(lease)
+                    self._pause_s = min(lease.span_s for lease in leases) / RENEWALS
+                for lease in leases:
+                    self._renew_or_tell(lease)
         finally:
             with self._guard:
                 if self._thread is threading.current_thread():
@@ -323,11 +327,12 @@ class _Keeper:
 
     def _renew_or_tell(self, lease: Lease) -> None:
         try:
-            if not self._renew(lease) and self._lease is lease:
-                _log.warning("a lease was lost", pgt_id=lease.pgt_id, token=lease.token)
+            if not self._renew(lease):
                 with self._guard:
-                    if self._lease is lease:
-                        self._lease = None
+                    # It may just have been given back.
+                    is_lost = self._leases.pop(lease.token, None) is not None
+                if is_lost:
+                    _log.warning("a lease was lost", pgt_id=lease.pgt_id, token=lease.token)
         except (psycopg.Error, WaitTimeoutError) as error:
             _log.warning("a lease could not be renewed", pgt_id=lease.pgt_id, error=str(error))
             self._disconnect()

@@ -22,6 +22,7 @@ from harness.errors import (
     QueryRefusedError,
     RefusedError,
     ServerError,
+    StreamTableNotFoundError,
     UnresolvedTransactionError,
     WaitTimeoutError,
 )
@@ -32,7 +33,7 @@ from harness.trickle.catalog import Refresh, StreamTable
 from harness.trickle.definition import Home, check_access_method, check_query, check_words, choose_home, recomputed
 from harness.trickle.explain import Explanation, explain
 from harness.trickle.leases import Kind, Leases
-from harness.trickle.making import make, named, refuse_taken, remove_captures
+from harness.trickle.making import REMAKE_PREFIX, make, named, refuse_taken, remove_captures, swap
 from harness.trickle.nodes import Workers, refuse_unresolved
 from harness.trickle.plans import Plan, choose_plan
 from harness.trickle.refresh import refresh
@@ -140,26 +141,39 @@ class StreamTables:
             if is_after(schedule):
                 self._refuse_after_nothing(f"{schema}.{table}", {source.relid for source in analysis.sources})
             home = choose_home(self._connection, analysis, placement, has_citus=self._has_citus)
-            made = self._make(
+            made = self._make_filled(
                 sql.Identifier(schema, table),
                 analysis,
                 home,
                 schedule=schedule,
                 mode=mode,
                 original=plain_query(query),
-                instead_of=None,
             )
-            try:
-                reason = self._plan(made).reason if analysis.is_incremental else ""
-                if reason:
-                    made = self._make_recomputed(made, analysis, home, reason)
-                self.refresh(made.qualified, initiated_by="INITIAL", wait_s=FILL_WAIT_S)
-            except BaseException:
-                # Nothing of it may stay; what hinders that is said by the error that is on its way.
-                with contextlib.suppress(psycopg.Error, HarnessError):
-                    self.drop(made.qualified)
-                raise
         self._signal()
+        return made
+
+    def _make_filled(
+        self,
+        name: sql.Identifier,
+        analysis: Analysis,
+        home: Home,
+        *,
+        schedule: str | None,
+        mode: str,
+        original: sql.SQL,
+    ) -> StreamTable:
+        """A new stream table, filled; on an exception nothing of it is left."""
+        made = self._make(name, analysis, home, schedule=schedule, mode=mode, original=original, instead_of=None)
+        try:
+            reason = self._plan(made).reason if analysis.is_incremental else ""
+            if reason:
+                made = self._make_recomputed(made, analysis, home, reason)
+            self.refresh(made.qualified, initiated_by="INITIAL", wait_s=FILL_WAIT_S)
+        except BaseException:
+            # Nothing of it may stay; what hinders that is said by the error that is on its way.
+            with contextlib.suppress(psycopg.Error, HarnessError):
+                self.drop(made.qualified)
+            raise
         return self._known(made.relid)
 
     def _signal(self) -> None:
@@ -229,7 +243,8 @@ class StreamTables:
 
         Args:
             name: which one.
-            query: another query; the table is made anew, and is empty until it is filled.
+            query: another query. A new table is made and filled beside the present one, which readers see until both
+                change places in one transaction.
             schedule: how old it may become; ``manual``: refreshed by hand.
             mode: AUTO, DIFFERENTIAL or FULL.
 
@@ -248,23 +263,20 @@ class StreamTables:
             new_schedule = before.schedule
         if is_after(new_schedule) and query is None:
             self._refuse_after_nothing(before.qualified, {dependency.relid for dependency in before.dependencies})
+        relid = before.relid
         with self.leases.held(before.pgt_id, before.qualified), understood(before.qualified):
             if query is not None or (mode is not None and new_mode != before.mode):
-                self._remake(before, query, new_schedule, new_mode)
+                relid = self._remake(before, query, new_schedule, new_mode)
             else:
                 self._connection.execute(
                     "UPDATE pgtrickle.pgt_stream_tables SET schedule = %s, updated_at = now() WHERE pgt_id = %s",
                     [new_schedule, before.pgt_id],
                 )
         self._signal()
-        after = next(found for found in self.list() if found.pgt_id == before.pgt_id)
-        return after if after.is_populated else self._filled(after)
+        return self._known(relid)
 
-    def _filled(self, stream_table: StreamTable) -> StreamTable:
-        self.refresh(stream_table.qualified, initiated_by="INITIAL", wait_s=FILL_WAIT_S)
-        return self._known(stream_table.relid)
-
-    def _remake(self, before: StreamTable, query: str | None, schedule: str | None, mode: str) -> None:
+    def _remake(self, before: StreamTable, query: str | None, schedule: str | None, mode: str) -> int:
+        """Give it another query or mode; the OID of its table afterwards."""
         text = query if query is not None else before.query
         analysis = check_query(self._connection, text, mode)
         if any(source.relid == before.relid for source in analysis.sources):
@@ -276,7 +288,7 @@ class StreamTables:
                 " WHERE pgt_id = %s",
                 [schedule, mode, before.pgt_id],
             )
-            return
+            return before.relid
         readers = self._readers(before)
         if readers:
             raise RefusedError(
@@ -286,25 +298,53 @@ class StreamTables:
         home = Home(before.placement)
         if before.placement == "distributed":
             home = choose_home(self._connection, analysis, "distributed", has_citus=self._has_citus)
-        original = plain_query(query if query is not None else before.original_query)
+        aside = sql.Identifier(before.schema, f"{REMAKE_PREFIX}{before.pgt_id}")
+        self._drop_left_behind(aside)
+        made = self._make_filled(
+            aside,
+            analysis,
+            home,
+            # Nobody else refreshes it while it is aside.
+            schedule=None,
+            mode=mode,
+            original=plain_query(query if query is not None else before.original_query),
+        )
         try:
-            self._make(
-                before.identifier,
-                analysis,
-                home,
-                schedule=schedule,
-                mode=mode,
-                original=original,
-                instead_of=before,
-            )
-        except psycopg.errors.DependentObjectsStillExist as error:
-            raise RefusedError(
-                f"{before.qualified} cannot be made anew: {error.diag.message_detail}",
-                hint="drop what depends on it, and make it again afterwards",
-            ) from error
+            swap(self._connection, before, made, schedule=schedule, has_citus=self._has_citus)
+        except BaseException:
+            with contextlib.suppress(psycopg.Error, HarnessError):
+                self.drop(made.qualified)
+            raise
         self._plans.pop(before.pgt_id, None)
-        with self._connection.transaction():
-            remove_captures(self._connection, [dependency.relid for dependency in before.dependencies])
+        self._plans.pop(made.pgt_id, None)
+        return made.relid
+
+    def _drop_left_behind(self, aside: sql.Identifier) -> None:
+        """What an earlier change left that was killed before it was done."""
+        with contextlib.suppress(StreamTableNotFoundError):
+            self.drop(aside.as_string(self._connection))
+
+    def clear_left_behind(self) -> builtins.list[str]:
+        """Drop what changes of queries left aside that were killed before they were done: nobody refreshes it, and it
+        would keep its sources' buffers from being emptied.
+
+        Returns:
+            Their names. One whose change is still at work is left alone.
+        """
+        gone = []
+        for found in self.list():
+            number = found.name.removeprefix(REMAKE_PREFIX)
+            if found.name == number or not number.isdigit():
+                continue
+            try:
+                with self.leases.held(int(number), found.qualified):
+                    self.drop(found.qualified)
+            except LockedError:
+                continue
+            except StreamTableNotFoundError:  # what it was to replace is gone, too
+                self.drop(found.qualified)
+            gone.append(found.qualified)
+        return gone
 
     @staticmethod
     def _is_same(plan: Plan, analysis: Analysis) -> bool:

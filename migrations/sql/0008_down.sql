@@ -19,5 +19,6 @@ DROP FUNCTION pgtrickle._check_lease();
 DROP FUNCTION pgtrickle.release_lease(bigint, bigint);
 DROP FUNCTION pgtrickle.renew_lease(bigint, bigint, interval);
 DROP FUNCTION pgtrickle.acquire_lease(bigint, text, interval);
+DROP FUNCTION pgtrickle._leases_without(bigint);
 DROP FUNCTION pgtrickle.lock_timeout();
 ALTER TABLE pgtrickle.st_locks DROP COLUMN backend_start;

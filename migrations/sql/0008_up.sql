@@ -27,6 +27,13 @@ BEGIN
 END
 $function$;
 
+CREATE FUNCTION pgtrickle._leases_without(lease_of bigint) RETURNS text
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $function$
+SELECT regexp_replace(coalesce(nullif(current_setting('pgtrickle.lease', true), ''), ','), ',' || lease_of || ':[0-9]+,', ',');
+$function$;
+
 CREATE FUNCTION pgtrickle.acquire_lease(lease_of bigint, lease_holder text, lease_span interval DEFAULT NULL)
 RETURNS TABLE (token bigint, taken_at timestamptz, span_s double precision, held_by text, held_pid integer, held_until timestamptz,
                taken_from text)
@@ -68,7 +75,8 @@ BEGIN
         SELECT l.holder, l.locked_by, l.deadline INTO held_by, held_pid, held_until FROM pgtrickle.st_locks l WHERE l.pgt_id = lease_of;
     ELSE
         taken_from := stale.holder;
-        PERFORM set_config('pgtrickle.lease', lease_of || ':' || token, false);
+        -- All that this session has, as ',number:token,number:token,'.
+        PERFORM set_config('pgtrickle.lease', pgtrickle._leases_without(lease_of) || lease_of || ':' || token || ',', false);
     END IF;
     span_s := extract(epoch FROM span);
     RETURN NEXT;
@@ -93,7 +101,9 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $function$
 BEGIN
-    PERFORM set_config('pgtrickle.lease', '', false), set_config('synchronous_commit', 'off', true);
+    PERFORM set_config('pgtrickle.lease', CASE other WHEN ',' THEN '' ELSE other END, false),
+            set_config('synchronous_commit', 'off', true)
+    FROM pgtrickle._leases_without(lease_of) AS other;
     DELETE FROM pgtrickle.st_locks l WHERE l.pgt_id = lease_of AND l.fencing_token = lease_token;
     RETURN FOUND;
 END
@@ -107,11 +117,10 @@ AS $function$
 -- over pass it by until this commit is done; who took it before deleted the row, which this finds gone (or, reading an old snapshot,
 -- cannot lock: 40001). So there is no moment in which both are right.
 DECLARE
-    lease CONSTANT text := current_setting('pgtrickle.lease', true);
+    token CONSTANT bigint := substring(current_setting('pgtrickle.lease', true) FROM ',' || OLD.pgt_id || ':([0-9]+),')::bigint;
 BEGIN
-    IF split_part(lease, ':', 1) = OLD.pgt_id::text THEN
-        PERFORM FROM pgtrickle.st_locks l
-        WHERE l.pgt_id = OLD.pgt_id AND l.fencing_token = split_part(lease, ':', 2)::bigint FOR KEY SHARE;
+    IF token IS NOT NULL THEN
+        PERFORM FROM pgtrickle.st_locks l WHERE l.pgt_id = OLD.pgt_id AND l.fencing_token = token FOR KEY SHARE;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'the lease on %.% was lost: it ran out, and somebody else took it or may', quote_ident(OLD.pgt_schema),
                 quote_ident(OLD.pgt_name)
@@ -136,4 +145,4 @@ SELECT pg_notify('pg_trickle_dag_rebuild', '');
 $function$;
 
 REVOKE ALL ON FUNCTION pgtrickle.acquire_lease(bigint, text, interval), pgtrickle.renew_lease(bigint, bigint, interval),
-    pgtrickle.release_lease(bigint, bigint), pgtrickle._check_lease(), pgtrickle.signal_dag_rebuild() FROM PUBLIC;
+    pgtrickle.release_lease(bigint, bigint), pgtrickle._leases_without(bigint), pgtrickle._check_lease(), pgtrickle.signal_dag_rebuild() FROM PUBLIC;
