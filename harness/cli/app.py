@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from harness import __version__
-from harness.cli import cluster, demo, doctor, matrix, migrate, rehearse, scheduler, stream_tables
+from harness.cli import cluster, demo, doctor, matrix, migrate, rehearse, repair, scheduler, stream_tables
 from harness.errors import EXIT_ENVIRONMENT, HarnessError, PreflightError
 from harness.logs import configure_logging, redact
 from harness.postgres.lifetime import install_signal_handlers
@@ -33,6 +33,7 @@ app.command("rehearse")(rehearse.rehearse)
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(migrate.app, name="migrate")
 app.add_typer(scheduler.app, name="scheduler")
+stream_tables.app.command()(repair.repair)
 app.add_typer(stream_tables.app, name="st")
 
 

@@ -17,7 +17,7 @@ from harness.errors import BadInputError, MissingPrivilegeError, StreamTableNotF
 from harness.trickle.frontier import Cut, read_cut
 
 # The revision that brought what this module reads.
-REVISION = "0008"
+REVISION = "0009"
 # How this project's storage is told from 0.2's (pgt_stream_tables.storage_format).
 STORAGE_FORMAT = 1
 # After so many failed refreshes in a row a stream table is in status ERROR, as in pg_trickle.
@@ -33,7 +33,7 @@ _COLUMNS = """t.pgt_id, t.pgt_relid::bigint, t.pgt_schema, t.pgt_name, t.definin
               FROM pgtrickle.pgt_dependencies d
               LEFT JOIN pgtrickle.pgt_change_tracking k ON k.source_relid = d.source_relid
               WHERE d.pgt_id = t.pgt_id), '[]'),
-    t.suspended_reason"""
+    t.suspended_reason, t.plan_epoch, t.reinit_reason"""
 _ALL_QUERY = sql.SQL("SELECT {} FROM pgtrickle.pgt_stream_tables t ORDER BY t.pgt_schema, t.pgt_name").format(
     sql.SQL(_COLUMNS)
 )
@@ -84,6 +84,8 @@ class StreamTable:
         version: of the catalog's row.
         dependencies: its sources.
         suspended_reason: why it is not refreshed: what somebody said, or the failure that put it in ERROR.
+        plan_epoch: counts what changed in the things that its query names: a plan of another count is stale.
+        reinit_reason: why it has to be filled anew; None: no reason, or it does not have to.
     """
 
     pgt_id: int
@@ -108,6 +110,8 @@ class StreamTable:
     version: str
     dependencies: tuple[Dependency, ...]
     suspended_reason: str | None = None
+    plan_epoch: int = 0
+    reinit_reason: str | None = None
 
     @property
     def qualified(self) -> str:

@@ -163,7 +163,7 @@ def _write_rows(
             [
                 pgt_id,
                 source.relid,
-                _source_type(source),
+                source_type(source),
                 source.stable_name,
                 source.placement,
                 analysis.is_incremental and source in analysis.tables,
@@ -171,7 +171,8 @@ def _write_rows(
         )
 
 
-def _source_type(source: Source) -> str:
+def source_type(source: Source) -> str:
+    """The word of the catalog for what a source is."""
     if source.is_stream_table:
         return "STREAM_TABLE"
     return {"m": "MATVIEW", "f": "FOREIGN_TABLE", "v": "VIEW"}.get(source.kind, "TABLE")

@@ -22,6 +22,7 @@ from harness.errors import (
     QueryRefusedError,
     RefusedError,
     ServerError,
+    ServerGoneError,
     StreamTableNotFoundError,
     UnresolvedTransactionError,
     WaitTimeoutError,
@@ -37,6 +38,7 @@ from harness.trickle.making import REMAKE_PREFIX, make, named, refuse_taken, rem
 from harness.trickle.nodes import Workers, refuse_unresolved
 from harness.trickle.plans import Plan, choose_plan
 from harness.trickle.refresh import refresh
+from harness.trickle.repair.settle import settle
 from harness.trickle.schedules import is_after
 from harness.trickle.session import LOCK_TIMEOUT_MS, refuse_busy, understood
 from harness.trickle.sources import has_citus
@@ -386,6 +388,9 @@ class StreamTables:
             if found.status == "SUSPENDED":
                 raise RefusedError(f"{found.qualified} is suspended", hint="resume it first: harness st resume")
             try:
+                if found.needs_reinit or found.status == "ERROR":
+                    settle(self._connection, found)
+                    found = self._known(relid)
                 plan = self._plan(found)
                 if mode == "DIFFERENTIAL" and not plan.is_incremental:
                     raise QueryRefusedError(
@@ -436,6 +441,7 @@ class StreamTables:
             stream_table.schema,
             stream_table.name,
             stream_table.dependencies,
+            stream_table.plan_epoch,
         )
         known = self._plans.get(stream_table.pgt_id)
         if known is not None and known[0] == known_as:
@@ -560,8 +566,33 @@ class StreamTables:
                 raise RefusedError(
                     f"{found.qualified} is used: {error.diag.message_detail}", hint="drop that first, or use cascade"
                 ) from error
+            except psycopg.Error as error:
+                self._note_unfinished_drop(found, error)
+                raise
         self._plans.pop(found.pgt_id, None)
         self._signal()
+
+    def _note_unfinished_drop(self, found: StreamTable, error: psycopg.Error) -> None:
+        """While a worker is down Citus drops nothing: the wish is kept, and ``harness st repair`` ends it.
+
+        Raises:
+            ServerGoneError: that is why.
+        """
+        if self._workers is None or self._connection.closed:
+            return
+        try:
+            self._workers.read()
+        except ServerGoneError as gone:
+            self._connection.execute(
+                "UPDATE pgtrickle.pgt_stream_tables SET drop_requested_at = clock_timestamp(), status = 'SUSPENDED',"
+                " suspended_reason = 'it was dropped while a worker was down', updated_at = now() WHERE pgt_id = %s",
+                [found.pgt_id],
+            )
+            raise ServerGoneError(
+                f"{found.qualified} cannot be dropped now: {gone.message}",
+                hint="it is refreshed no more, and goes once the worker is back: harness st repair",
+                node=gone.node,
+            ) from error
 
     def _readers(self, stream_table: StreamTable) -> builtins.list[str]:
         """The stream tables that read one, by name."""

@@ -190,7 +190,8 @@ def test_a_dropped_stream_table_is_forgotten(database: Node, installed: SmallIns
     with database.connect() as conn:
         conn.execute("DROP TABLE public.by_cust")
         assert conn.execute("SELECT count(*) FROM pgtrickle.pgt_stream_tables").fetchone() == (0,)
-        assert conn.execute("SELECT pgtrickle.remove_capture('public.orders'::regclass)").fetchone() == (True,)
+        assert conn.execute("SELECT to_regclass('pgtrickle_changes.changes_d6ad704b2cddddcd')").fetchone() == (None,)
+        assert conn.execute("SELECT pgtrickle.remove_capture('public.orders'::regclass)").fetchone() == (False,)
         conn.execute("INSERT INTO public.orders (id) VALUES (9009)")
 
 
