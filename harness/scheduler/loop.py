@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from harness.errors import HarnessError, RefusedError, ServerError
+from harness.errors import BadInputError, HarnessError, RefusedError, ServerError
 from harness.postgres.deadlines import DeadlineConnection
 from harness.scheduler.entries import Entry, Look, look
 from harness.scheduler.events import Event, OnEvent
@@ -107,6 +107,7 @@ class Scheduler:
         """Work until it is told to stop.
 
         Raises:
+            BadInputError: the DSN is none.
             RefusedError: at the start: the wrong node, another version, a catalog of another version, a circle.
             ServerError: at the start: no such database.
         """
@@ -191,6 +192,8 @@ class Scheduler:
             self._take_ended()
             try:
                 control = self._open()
+            except BadInputError:
+                raise  # no DSN at all: waiting cannot help
             except HarnessError as error:
                 if error.message != told:
                     self._tell(Event("lost", error.message, hint=error.hint))

@@ -37,10 +37,13 @@ def _freeze_and_go_on(node: Node, *, has_leases: bool) -> None:
             frozen = stack.enter_context(client(st("refresh", "balances", "--json"), node.dsn()))
             session = wait_for_refresh_before_its_commit(node)
             frozen.freeze()
+            begun = time.monotonic()
         change(node)
         with node.connect() as connection, StreamTables(connection) as tables:
             # Its server process is not frozen: it has done all and waits for the COMMIT, with its locks.
             done = tables.refresh("balances", wait_s=30)
+            elapsed_s = time.monotonic() - begun
+            print(f"harness frozen (lock_timeout 2 s), to the next right refresh: {elapsed_s:.2f} s")  # noqa: T201
             assert done.action == "DIFFERENTIAL"
             assert done.change_count == 2, "what the frozen one took and did not commit is taken again"
             assert tables.leases.takeovers == int(has_leases)
@@ -88,6 +91,7 @@ def _kill_and_go_on(node: Node) -> float:
             assert (done.action, done.change_count) == ("DIFFERENTIAL", 1)
             assert_equal(connection, "balances")
     assert [row[0] for row in completed(node, "balances")] == ["FULL", "DIFFERENTIAL"]
+    print(f"harness killed, to the next right refresh: {elapsed_s:.2f} s")  # noqa: T201
     return elapsed_s
 
 
