@@ -52,7 +52,8 @@ BEGIN
     LOOP
         -- With a distributed table's own trigger Citus takes those of its shards.
         IF EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = item.relation AND t.tgname = item.tgname) THEN
-            EXECUTE format('DROP TRIGGER %I ON %s', item.tgname, item.relation);
+            -- A shard may be without it.
+            EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', item.tgname, item.relation);
         END IF;
     END LOOP;
     EXECUTE format('DROP FUNCTION IF EXISTS pgtrickle_changes.%I(), pgtrickle_changes.%I()',
