@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["started", "refreshed", "failed", "skipped", "refused", "lost", "connected", "stopping", "stopped"]
+Kind = Literal[
+    "started", "refreshed", "failed", "skipped", "refused", "repaired", "lost", "connected", "stopping", "stopped"
+]
 
 
 @dataclass(frozen=True)

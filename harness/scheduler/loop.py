@@ -25,7 +25,9 @@ from harness.scheduler.figures import Figures
 from harness.scheduler.order import Due, Memory, Plan, describe_cycle, find_cycles, plan, ready
 from harness.scheduler.place import connect, prove, refuse_another_version
 from harness.scheduler.sessions import Outcome, Session
+from harness.trickle import StreamTables
 from harness.trickle.catalog import ERRORS_UNTIL_ERROR
+from harness.trickle.repair import repair
 
 CHANNEL = "pg_trickle_dag_rebuild"
 # A server that does not answer a look for so long is frozen or gone.
@@ -35,7 +37,7 @@ RECONNECT_MIN_S, RECONNECT_MAX_S = 0.25, 5.0
 # Somebody else is at it: they are done soon.
 LOCKED_PAUSE_S = 1.0
 # What was killed in the middle is cleared away so often.
-CLEAR_EVERY_S = 60.0
+CLEAR_EVERY_S = 300.0
 # A refresh that was cancelled ends at once, unless its server is gone.
 _CANCELLED_DEADLINE_S = 10.0
 
@@ -88,6 +90,8 @@ class Scheduler:
         self._all = tuple(self._idle)
         self._running: dict[int, Due] = {}
         self._ended: queue.SimpleQueue[tuple[Session, Due, Outcome]] = queue.SimpleQueue()
+        # What other threads have to tell: one thread tells all.
+        self._news: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._memories: dict[int, Memory] = {}
         self._refused: dict[int, tuple[str, str]] = {}
         self._failed = 0
@@ -271,6 +275,9 @@ class Scheduler:
                 pass
 
     def _take_ended(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._tell(self._news.get_nowait())
         while True:
             try:
                 session, due, outcome = self._ended.get_nowait()
@@ -361,8 +368,8 @@ class Scheduler:
                     if self._options.observe_s:
                         self.figures.note_backlogs(tables.status())
                     if time.monotonic() >= clear_at:
-                        tables.clear_left_behind()
                         clear_at = time.monotonic() + CLEAR_EVERY_S
+                        self._clear(session, tables)
                 except (HarnessError, psycopg.Error):
                     # The loop itself tells that the database is lost.
                     session.close()
@@ -370,6 +377,15 @@ class Scheduler:
                     return
         finally:
             session.close()
+
+    def _clear(self, session: Session, tables: StreamTables) -> None:
+        """Mend what faults left; a worker that was down during a DROP is cleaned once it is back."""
+        for name in tables.clear_left_behind():
+            self._news.put(Event("repaired", f"{name}: what a killed change left is gone", stream_table=name))
+        for finding in repair(session.connection()).findings:
+            if finding.is_mended:
+                self._news.put(Event("repaired", str(finding)))
+        self._wake()
 
 
 def _refuse_cycles(seen: Look) -> None:

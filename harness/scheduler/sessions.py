@@ -81,6 +81,17 @@ class Session:
         self.knows.clear()
         return tables
 
+    def connection(self) -> DeadlineConnection:
+        """The connection below, for what is no stream table's own.
+
+        Raises:
+            HarnessError: as `open`.
+        """
+        self.open()
+        if self._connection is None:
+            raise AssertionError("an open session has a connection")
+        return self._connection
+
     def cancel(self) -> None:
         """End what it is doing, from another thread."""
         with self._guard:

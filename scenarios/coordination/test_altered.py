@@ -135,6 +135,7 @@ def test_scheduler_clears_away_what_a_killed_change_left_and_not_what_is_at_work
     assert database.value(aside) == 1
     with scheduler(database.dsn()) as running:
         running.wait_for("started")
+        running.wait_for("repaired")
         wait_until("it to be gone", lambda: not database.value(aside), deadline_s=30)
         assert running.finish() == 0
     _is_as_before(database)
