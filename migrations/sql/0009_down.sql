@@ -23,6 +23,7 @@ DROP FUNCTION pgtrickle._follow_oid(oid, oid, text);
 DROP FUNCTION pgtrickle._successor(text, text);
 DROP FUNCTION pgtrickle._follow_own_columns(oid[]);
 DROP FUNCTION pgtrickle._follow_names(jsonb);
+DROP FUNCTION pgtrickle._of_class(jsonb, regclass);
 DROP FUNCTION pgtrickle._texts_with(bigint[], jsonb, text, text);
 DROP FUNCTION pgtrickle._written(oid, oid);
 DROP FUNCTION pgtrickle._rename(oid, oid, integer, text, text, text);

@@ -42,16 +42,16 @@ SET search_path = pg_catalog, pg_temp
 AS $function$
 -- Marks who uses something that is not what it was. Notes what it is now.
 DECLARE
-    relids CONSTANT oid[] := pgtrickle._related(ARRAY(
-        SELECT (o ->> 1)::oid FROM jsonb_array_elements(touched) AS o WHERE (o ->> 0)::oid = 'pg_class'::regclass));
+    relids CONSTANT oid[] := pgtrickle._related(pgtrickle._of_class(touched, 'pg_class'));
+    others CONSTANT oid[] := pgtrickle._of_class(touched, 'pg_proc') || pgtrickle._of_class(touched, 'pg_type');
     changed record;
 BEGIN
     FOR changed IN
         SELECT r.classid, r.objid, r.objsubid, i.schema_name, i.object_name, i.column_name, i.fingerprint, array_agg(r.pgt_id) AS readers,
                bool_or(r.fingerprint <> i.fingerprint) AS differs
         FROM pgtrickle.st_references r, LATERAL pgtrickle._identify(r.classid, r.objid, r.objsubid) AS i
-        WHERE (r.classid = 'pg_class'::regclass AND r.objid = ANY (relids)
-               OR EXISTS (SELECT FROM jsonb_array_elements(touched) AS o WHERE (o ->> 0)::oid = r.classid AND (o ->> 1)::oid = r.objid)
+        WHERE (r.objid = ANY (relids) AND r.classid = 'pg_class'::regclass
+               OR r.objid = ANY (others) AND r.classid <> 'pg_class'::regclass
                -- A child that left says no longer whose it was.
                OR r.objsubid = 0 AND r.fingerprint LIKE '% children%')
           AND i.object_name IS NOT NULL
@@ -122,7 +122,9 @@ DECLARE
     touched CONSTANT jsonb := (SELECT coalesce(jsonb_agg(jsonb_build_array(c.classid::bigint, c.objid::bigint)), '[]')
                                FROM pg_event_trigger_ddl_commands() c
                                WHERE c.classid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_type'::regclass, 'pg_namespace'::regclass));
-    named jsonb := touched;
+    named jsonb;
+    relids oid[];
+    spaces CONSTANT oid[] := pgtrickle._of_class(touched, 'pg_namespace');
     source record;
     shells record;
 BEGIN
@@ -141,22 +143,12 @@ BEGIN
     END LOOP;
     SELECT coalesce(jsonb_agg(o), '[]') INTO named FROM jsonb_array_elements(touched) AS o
     WHERE NOT ((o ->> 0)::oid = 'pg_class'::regclass AND pgtrickle._is_becoming_shard((o ->> 1)::oid));
-    -- Columns of parents are those of their children, too.
-    PERFORM pgtrickle._follow_names(named || coalesce(
-        (SELECT jsonb_agg(jsonb_build_array('pg_class'::regclass::oid::bigint, f::bigint)) FROM unnest(pgtrickle._related(ARRAY(
-            SELECT (o ->> 1)::oid FROM jsonb_array_elements(named) AS o WHERE (o ->> 0)::oid = 'pg_class'::regclass))) AS f), '[]'));
-    -- The sources that the command is about: the table itself, the parents of a partition, a partition that it attached, all tables
-    -- of a renamed schema.
+    relids := pgtrickle._related(pgtrickle._of_class(named, 'pg_class'));
+    PERFORM pgtrickle._follow_names(named);
+    -- The sources that the command is about: the table itself, its parents and its children, all tables of a renamed schema.
     FOR source IN
-        SELECT k.source_relid AS relid FROM pgtrickle.pgt_change_tracking k
-        WHERE EXISTS (SELECT FROM jsonb_array_elements(named) AS c
-                      WHERE ((c ->> 0)::oid = 'pg_class'::regclass
-                             AND ((c ->> 1)::oid = k.source_relid
-                                  OR k.source_relid IN (SELECT a.relid FROM pg_partition_ancestors((c ->> 1)::oid::regclass) a)
-                                  OR (c ->> 1)::oid IN (SELECT a.relid FROM pg_partition_ancestors(k.source_relid::regclass) a)))
-                         OR ((c ->> 0)::oid = 'pg_namespace'::regclass
-                             AND (c ->> 1)::oid = (SELECT s.relnamespace FROM pg_class s WHERE s.oid = k.source_relid)))
-          AND EXISTS (SELECT FROM pg_class s WHERE s.oid = k.source_relid)
+        SELECT k.source_relid AS relid FROM pgtrickle.pgt_change_tracking k JOIN pg_class s ON s.oid = k.source_relid
+        WHERE k.source_relid = ANY (relids) OR s.relnamespace = ANY (spaces)
     LOOP
         BEGIN
             IF pgtrickle._is_of_its_kind(source.relid) AND pgtrickle.resync_capture(source.relid) > 0 AND TG_TAG = 'ALTER TABLE' THEN
@@ -168,16 +160,17 @@ BEGIN
         END;
     END LOOP;
     PERFORM pgtrickle._compare_references(named);
-    UPDATE pgtrickle.pgt_dependencies d SET source_stable_name = pgtrickle.stable_name(d.source_relid)
-    WHERE d.source_stable_name IS DISTINCT FROM pgtrickle.stable_name(d.source_relid) AND pgtrickle.stable_name(d.source_relid) IS NOT NULL
+    -- Of tables that nobody captures, too.
+    UPDATE pgtrickle.pgt_dependencies d SET source_stable_name = pgtrickle.stable_name(d.source_relid) FROM pg_class s
+    WHERE s.oid = d.source_relid AND (s.oid = ANY (relids) OR s.relnamespace = ANY (spaces))
+      AND d.source_stable_name IS DISTINCT FROM pgtrickle.stable_name(d.source_relid)
       AND NOT EXISTS (SELECT FROM pgtrickle.pgt_change_tracking k WHERE k.source_relid = d.source_relid);
     -- A stream table's own name and columns.
     UPDATE pgtrickle.pgt_stream_tables t SET pgt_name = c.relname, pgt_schema = n.nspname, updated_at = now()
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid = t.pgt_relid AND (t.pgt_name, t.pgt_schema) <> (c.relname::text, n.nspname::text);
     IF TG_TAG = 'ALTER TABLE' THEN
-        PERFORM pgtrickle._follow_own_columns(ARRAY(SELECT (o ->> 1)::oid FROM jsonb_array_elements(touched) AS o
-                                                    WHERE (o ->> 0)::oid = 'pg_class'::regclass));
+        PERFORM pgtrickle._follow_own_columns(pgtrickle._of_class(touched, 'pg_class'));
     END IF;
 END
 $function$;
@@ -264,6 +257,7 @@ AS $function$
 DECLARE
     gone record;
     stack text;
+    is_conversion boolean := false;
 BEGIN
     IF pgtrickle._is_probing() THEN
         RETURN;
@@ -276,6 +270,7 @@ BEGIN
           AND pgtrickle._successor(o.schema_name, o.object_name) IS NOT NULL
     LOOP
         PERFORM pgtrickle._follow_oid(gone.objid, gone.becomes, format('%s is kept in another way now', gone.object_identity));
+        is_conversion := true;
     END LOOP;
     PERFORM pgtrickle._on_columns_dropped(stack);
     -- A stream table whose storage is dropped is no stream table any more.
@@ -300,7 +295,12 @@ BEGIN
             ON d.classid = o.classid AND d.objid = o.objid AND o.objsubid = 0
         GROUP BY d.pgt_id
     LOOP
-        PERFORM pgtrickle._fail(ARRAY[gone.pgt_id], format('%s, which its query reads, was dropped', gone.what));
+        IF is_conversion THEN
+            -- Citus makes the views on the table again.
+            PERFORM pgtrickle._mark(ARRAY[gone.pgt_id], format('%s is made again', gone.what));
+        ELSE
+            PERFORM pgtrickle._fail(ARRAY[gone.pgt_id], format('%s, which its query reads, was dropped', gone.what));
+        END IF;
     END LOOP;
     PERFORM pgtrickle._compare_references('[]');
 END

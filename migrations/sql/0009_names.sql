@@ -88,12 +88,23 @@ BEGIN
 END
 $function$;
 
+CREATE FUNCTION pgtrickle._of_class(touched jsonb, class regclass) RETURNS oid[]
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $function$
+    SELECT ARRAY(SELECT (o ->> 1)::oid FROM jsonb_array_elements(touched) AS o WHERE (o ->> 0)::oid = class)
+$function$;
+
 CREATE FUNCTION pgtrickle._follow_names(touched jsonb) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $function$
 -- touched: the objects that a command was about, as pairs of classid and objid; a schema stands for all that is in it.
 DECLARE
+    -- Columns of parents are those of their children, too.
+    relids CONSTANT oid[] := pgtrickle._related(pgtrickle._of_class(touched, 'pg_class'));
+    others CONSTANT oid[] := pgtrickle._of_class(touched, 'pg_proc') || pgtrickle._of_class(touched, 'pg_type');
+    spaces CONSTANT oid[] := pgtrickle._of_class(touched, 'pg_namespace');
     renamed jsonb;
     readers bigint[];
     texts jsonb := '{}';
@@ -102,17 +113,18 @@ DECLARE
     new_schema text;
     item record;
 BEGIN
-    SELECT s.nspname, min(r.schema_name) INTO new_schema, old_schema
-    FROM jsonb_array_elements(touched) AS o JOIN pg_namespace s ON s.oid = (o ->> 1)::oid
-    JOIN pgtrickle.st_references r ON true, LATERAL pgtrickle._identify(r.classid, r.objid, r.objsubid) AS i
-    WHERE (o ->> 0)::oid = 'pg_namespace'::regclass AND i.schema_name = s.nspname AND r.schema_name <> i.schema_name
-    GROUP BY s.nspname;
+    IF spaces <> '{}' THEN
+        SELECT s.nspname, min(r.schema_name) INTO new_schema, old_schema
+        FROM pg_namespace s JOIN pgtrickle.st_references r ON true, LATERAL pgtrickle._identify(r.classid, r.objid, r.objsubid) AS i
+        WHERE s.oid = ANY (spaces) AND i.schema_name = s.nspname AND r.schema_name <> i.schema_name
+        GROUP BY s.nspname;
+    END IF;
     SELECT array_agg(DISTINCT r.pgt_id), coalesce(jsonb_agg(DISTINCT jsonb_build_array(r.classid::bigint, r.objid::bigint, r.objsubid, r.schema_name, r.object_name, r.column_name))
         FILTER (WHERE old_schema IS NULL AND (r.objsubid = 0 OR r.column_name <> i.column_name)), '[]') INTO readers, renamed
     FROM pgtrickle.st_references r, LATERAL pgtrickle._identify(r.classid, r.objid, r.objsubid) AS i
-    WHERE CASE WHEN old_schema IS NULL
-               THEN EXISTS (SELECT FROM jsonb_array_elements(touched) AS o WHERE (o ->> 0)::oid = r.classid AND (o ->> 1)::oid = r.objid)
-               ELSE r.schema_name = old_schema AND i.schema_name = new_schema END
+    WHERE CASE WHEN old_schema IS NOT NULL THEN r.schema_name = old_schema AND i.schema_name = new_schema
+               WHEN r.classid = 'pg_class'::regclass THEN r.objid = ANY (relids)
+               ELSE r.objid = ANY (others) END
       AND i.object_name IS NOT NULL
       AND (r.schema_name, r.object_name, coalesce(r.column_name, '')) <> (i.schema_name, i.object_name, coalesce(i.column_name, ''));
     IF readers IS NULL THEN
@@ -185,7 +197,7 @@ BEGIN
     IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
         SELECT c.oid INTO found FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = old_schema AND c.relkind IN ('r', 'p') AND c.relname ~ ('_' || (hashtext(old_name)::bigint & 4294967295) || '$')
-          AND left(c.relname, 30) = left(old_name || '_' || (hashtext(old_name)::bigint & 4294967295), 30);
+          AND left(c.relname, 10) = left(old_name || '_' || (hashtext(old_name)::bigint & 4294967295), 10);  -- a long name is clipped
     END IF;
     RETURN found;
 END
@@ -227,5 +239,5 @@ END
 $function$;
 
 REVOKE ALL ON FUNCTION pgtrickle._rename(oid, oid, integer, text, text, text), pgtrickle._written(oid, oid),
-    pgtrickle._texts_with(bigint[], jsonb, text, text), pgtrickle._follow_names(jsonb), pgtrickle._follow_own_columns(oid[]),
+    pgtrickle._texts_with(bigint[], jsonb, text, text), pgtrickle._of_class(jsonb, regclass), pgtrickle._follow_names(jsonb), pgtrickle._follow_own_columns(oid[]),
     pgtrickle._successor(text, text), pgtrickle._follow_oid(oid, oid, text), pgtrickle._stop_capture(text) FROM PUBLIC;

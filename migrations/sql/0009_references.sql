@@ -18,7 +18,7 @@ CREATE TABLE pgtrickle.st_references (
     fingerprint text NOT NULL,
     PRIMARY KEY (pgt_id, classid, objid, objsubid)
 );
-CREATE INDEX st_references_object ON pgtrickle.st_references (classid, objid);
+CREATE INDEX st_references_object ON pgtrickle.st_references (objid);
 COMMENT ON TABLE pgtrickle.st_references IS
     'Relations, columns, functions and types that a stream table''s query names, by itself or behind views, as they were when last looked at.';
 COMMENT ON COLUMN pgtrickle.st_references.objsubid IS 'Number of the column; 0: the object itself.';

@@ -17,5 +17,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """The hooks of 0006 again; what was written down goes."""
-    run_file("0006_capture", "0006_hooks", "0009_down")
+    """The hooks of 0006 again; what was written down goes. Refused while a source's capture does not fit it."""
+    run_file("0009_begin_down", "0006_capture", "0006_hooks", "0009_down")

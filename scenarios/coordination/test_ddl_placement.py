@@ -149,3 +149,42 @@ def test_the_stream_tables_own_storage_moves(shop: Shop) -> None:
         shop.run("DELETE FROM away")
     shop.tables.drop("away", cascade=True)
     assert_equal(shop.connection, "totals") if shop.refresh("totals") else None
+
+
+@pytest.mark.parametrize("shop", ["distributed"], indirect=True)
+def test_a_view_between_the_table_and_its_reader_is_made_again(shop: Shop) -> None:
+    """Citus drops the views on a table that it converts, and makes them again under other OIDs."""
+    shop.run("CREATE VIEW seen AS SELECT id, customer, amount AS price FROM orders WHERE id > 5")
+    shop.tables.create("over", "SELECT customer, sum(price) AS s FROM seen GROUP BY 1", None, "DIFFERENTIAL", "local")
+    shop.write()
+    shop.run("SELECT undistribute_table('orders')")
+    assert shop.why("over")[0] == "ACTIVE"
+    shop.write()
+    assert shop.refresh("over") == "REINITIALIZE"
+    shop.run("CREATE OR REPLACE VIEW seen AS SELECT id, customer, amount + 1 AS price FROM orders")
+    assert "over" in shop.marked(), "the new view is the one that is watched"
+    shop.write()
+    assert shop.refresh("over") == "REINITIALIZE"
+    shop.write()
+    assert shop.refresh("over") == "DIFFERENTIAL"
+
+
+@pytest.mark.parametrize("shop", ["distributed"], indirect=True)
+@pytest.mark.parametrize("storage", ["reference", "distributed"])
+def test_types_of_storage_on_the_workers_follow(shop: Shop, storage: str) -> None:
+    shop.tables.create(
+        "away", "SELECT customer, sum(amount) AS t FROM orders GROUP BY 1", None, "DIFFERENTIAL", storage
+    )
+    shop.tables.create("rows", "SELECT id, amount, note FROM orders", None, "DIFFERENTIAL", storage)
+    shop.write()
+    shop.run("ALTER TABLE orders ALTER COLUMN amount TYPE numeric(12, 3) USING amount * 1.5")
+    shop.write()
+    for name in ("away", "rows"):
+        assert shop.refresh(name) == "REINITIALIZE"
+    shop.run("ALTER TABLE orders ALTER COLUMN note TYPE bytea USING note::bytea")
+    shop.run("UPDATE orders SET note = NULL WHERE id % 5 = 0")
+    for name in ("away", "rows"):
+        shop.refresh(name)
+    shop.run("DELETE FROM orders WHERE id % 7 = 0")
+    for name in ("away", "rows"):
+        assert shop.refresh(name) == "DIFFERENTIAL"

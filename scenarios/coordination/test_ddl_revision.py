@@ -6,7 +6,9 @@ import pytest
 
 from harness.chain.catalog import compare_catalogs, snapshot_catalog
 from harness.chain.runner import downgrade, upgrade
+from harness.errors import HarnessError
 from harness.trickle import StreamTables
+from harness.trickle.repair import repair
 from scenarios.coordination.ddl_shop import NAMES, open_shop, open_where, placements
 
 REFERENCES = (
@@ -38,3 +40,17 @@ def test_up_and_down_with_changes_pending(request: pytest.FixtureRequest, placem
                 shop.refresh(name)
         shop.run("ALTER TABLE orders ALTER COLUMN note TYPE varchar(50)")
         assert shop.marked() == {"notes"}
+
+
+@pytest.mark.citus(">= 14")
+def test_the_way_down_is_refused_while_capture_does_not_fit(request: pytest.FixtureRequest) -> None:
+    with open_shop(open_where(request, "distributed"), "distributed") as shop:
+        shop.run("SELECT undistribute_table('orders')")
+        with pytest.raises(HarnessError, match=r"the capture of public\.orders does not fit it"):
+            downgrade(shop.node.dsn(), "0008")
+        assert repair(shop.connection).passed
+        downgrade(shop.node.dsn(), "0008")
+        upgrade(shop.node.dsn())
+        shop.write()
+        for name in NAMES:
+            assert shop.refresh(name) == "REINITIALIZE"

@@ -86,7 +86,7 @@ def test_ddl_and_write_in_one_transaction(database: Node, installed: SmallInstal
 def test_a_rolled_back_change_leaves_capture_as_it_was(database: Node, installed: SmallInstallation) -> None:
     with database.connect() as conn:
         with conn.transaction(force_rollback=True):
-            conn.execute("ALTER TABLE public.orders DROP COLUMN amt")
+            conn.execute("ALTER TABLE public.orders DROP COLUMN amt CASCADE")
         conn.execute("INSERT INTO public.orders (id, amt) VALUES (9003, 3)")
         assert _last_row(conn, "public.orders") == {"action": "I", "new_id": 9003, "new_amt": 3}
 

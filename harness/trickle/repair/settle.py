@@ -62,6 +62,8 @@ def _settle_sources(connection: psycopg.Connection[Any], stream_table: StreamTab
         )
     for relid, source in sorted(now.items()):
         _write_dependency(connection, stream_table.pgt_id, source, is_captured=relid in captured)
+    # What was made again has another OID.
+    connection.execute("SELECT pgtrickle._note_references(%s)", [stream_table.pgt_id])
     for relid in sorted(captured):
         connection.execute("SELECT pgtrickle.install_capture(%s::oid)", [relid])
 
