@@ -8,6 +8,8 @@ from typing import Any
 
 import psycopg
 
+from harness.errors import NotACoordinatorError
+
 # The storage's own name: who renamed it with SQL left the catalog's behind.
 _QUERY = """
     SELECT t.pgt_id, pg_catalog.format('%I.%I', coalesce(n.nspname, t.pgt_schema), coalesce(c.relname, t.pgt_name)),
@@ -71,12 +73,23 @@ class Look:
 
 
 def look(connection: psycopg.Connection[Any]) -> Look:
-    """Read the catalog: one round trip to the coordinator, nothing stays behind."""
+    """Read the catalog of the coordinator; nothing stays behind.
+
+    Raises:
+        NotACoordinatorError: the server writes no longer, as after a failover: a session may outlive its rank.
+        psycopg.Error: the connection is lost, or the catalog changed.
+    """
     with connection.transaction():
-        row = connection.execute("SELECT pg_catalog.clock_timestamp()").fetchone()
+        row = connection.execute(
+            "SELECT pg_catalog.clock_timestamp(), pg_catalog.current_setting('transaction_read_only') = 'on'"
+        ).fetchone()
         entries = [_entry(*found) for found in connection.execute(_QUERY).fetchall()]
     if row is None:
         raise AssertionError("a query of one row gave none")
+    if row[1]:
+        raise NotACoordinatorError(
+            "the server has become read-only", hint="name all hosts in the DSN, with target_session_attrs=read-write"
+        )
     return Look(row[0], {entry.pgt_id: entry for entry in entries})
 
 

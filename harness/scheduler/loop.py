@@ -125,11 +125,15 @@ class Scheduler:
                 if control is None:
                     control = self._open_again()
                     continue
+                begun = time.monotonic()
                 try:
                     self._serve(control)
                 except (psycopg.Error, HarnessError) as error:
                     self._tell(Event("lost", f"the database is lost: {_first_line(error)}"))
                     self.figures.note_look(None, running=len(self._running), due=0)
+                    if time.monotonic() - begun < RECONNECT_MAX_S:
+                        # It takes connections, and no work: not at once again.
+                        self._stopping.wait(RECONNECT_MIN_S)
                 finally:
                     control.close()
                     control = None

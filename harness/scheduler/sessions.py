@@ -57,7 +57,8 @@ class Session:
             return Outcome(done, None, tables.leases.takeovers - before)
         except (HarnessError, psycopg.Error) as error:
             takeovers = 0 if self._tables is None else self._tables.leases.takeovers - before
-            if self._connection is None or self._connection.closed or self._connection.broken:
+            is_read_only = isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
+            if self._connection is None or self._connection.closed or self._connection.broken or is_read_only:
                 self.close()
             return Outcome(None, error, takeovers)
 

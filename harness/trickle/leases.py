@@ -62,6 +62,9 @@ _RESTORE = sql.SQL(
     " pg_catalog.set_config('client_connection_check_interval', %s, false)"
 )
 _IDLE = sql.SQL("(pg_catalog.ceil(got.span_s * 1000))::bigint::text")
+# Whoever takes a lease over ends the session that had it, so the server need not be as quick: a refresh that asks
+# workers is idle for some seconds.
+_IDLE_LEASED = sql.SQL("(pg_catalog.ceil(greatest(got.span_s, 30) * 1000))::bigint::text")
 _ACQUIRE_LEASE = (
     sql.SQL(
         "SELECT got.token, got.taken_at, got.span_s, got.held_by, got.held_pid, got.held_until::text, got.taken_from,"
@@ -69,7 +72,7 @@ _ACQUIRE_LEASE = (
         " CASE WHEN got.token IS NOT NULL THEN ROW({guards})::text END"
         " FROM pgtrickle.acquire_lease(%s, %s) AS got"
     )
-    .format(former=_FORMER, guards=_GUARDS.format(idle=_IDLE))
+    .format(former=_FORMER, guards=_GUARDS.format(idle=_IDLE_LEASED))
     .as_bytes()
 )
 _ACQUIRE_ADVISORY = (
@@ -200,8 +203,8 @@ class Leases:
                 row = self._connection.execute(_ACQUIRE_LEASE, [pgt_id, holder_name(self._connection)]).fetchone()
             else:
                 row = self._connection.execute(_ACQUIRE_ADVISORY, [LOCK_CLASS, pgt_id]).fetchone()
-        except psycopg.errors.SerializationFailure:
-            # In a database whose transactions are repeatable or serializable: somebody else was quicker.
+        except (psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable):
+            # Somebody else was quicker, where transactions are repeatable or serializable; or drops it just now.
             return "another session"
         except psycopg.errors.ForeignKeyViolation:
             raise StreamTableNotFoundError(
@@ -236,7 +239,7 @@ class Leases:
         # A session that is gone has lost its lease with it: the database sees that.
         if self._connection.closed:
             return
-        with contextlib.suppress(psycopg.OperationalError):
+        with contextlib.suppress(psycopg.Error):
             if self.kind == "lease":
                 self._connection.execute(_RELEASE_LEASE, [taken.lease.pgt_id, taken.lease.token, *taken.former])
             else:

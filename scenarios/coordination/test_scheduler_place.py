@@ -283,3 +283,24 @@ def test_new_primary_is_found_after_a_failover(make_server: MakeServer, installa
             assert running.finish() == 0
         with standby.connect() as connection:
             assert_equal(connection, "balances")
+
+
+def test_server_that_becomes_read_only_under_it_is_left_until_it_writes_again(database: Node) -> None:
+    prepare(database, is_distributed=False, schedule="1s")
+    name = sql.Identifier(str(database.value("SELECT current_database()")))
+    with scheduler(database.dsn()) as running:
+        running.wait_for("refreshed")
+        database.sql(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+        for (pid,) in database.rows(SESSIONS):
+            database.sql("SELECT pg_terminate_backend(%s::int)", [pid])
+        lost = running.wait_for("lost")
+        while "read-only" not in lost["message"]:
+            lost = running.wait_for("lost")
+        with database.connect() as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(name))
+        running.wait_for("connected")
+        change(database)
+        running.wait_for("refreshed", stream_table="public.balances", action="DIFFERENTIAL")
+        assert running.finish() == 0
+    assert database.value("SELECT status FROM pgtrickle.pgt_stream_tables") == "ACTIVE"
