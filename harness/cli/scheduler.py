@@ -68,6 +68,10 @@ def run(
     observe_s: Annotated[
         float, typer.Option("--observe", min=0, help="Seconds between two looks at what waits; 0: never.")
     ] = 15.0,
+    keep_history: Annotated[
+        str | None,
+        typer.Option("--keep-history", help="Delete history that is older, such as 30d.", show_default=False),
+    ] = None,
     dsn: Dsn = None,
     as_json: Annotated[bool, typer.Option("--json", help="Tell what happens as JSON, a document a line.")] = False,
 ) -> None:
@@ -79,6 +83,7 @@ def run(
         backoff_max_s=_span_s(max_backoff),
         grace_s=_span_s(grace),
         waits_for_place=wait_for_coordinator,
+        keep_history_s=None if keep_history is None else _span_s(keep_history),
         observe_s=0.0 if no_metrics or once else observe_s,
     )
     scheduler = engine.Scheduler(chosen_dsn(dsn), options, _tell_json if as_json else _Lines())

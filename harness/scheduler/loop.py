@@ -55,6 +55,7 @@ class Options:
         grace_s: how long the refreshes at work may go on once it is to stop, in seconds.
         waits_for_place: wait for a writable coordinator at the start, too, instead of refusing.
         observe_s: how often the backlogs are looked at, in seconds; 0: never.
+        keep_history_s: rows of the history that ended longer ago, in seconds, are deleted; None: none is.
     """
 
     sessions: int = 2
@@ -65,6 +66,7 @@ class Options:
     grace_s: float = 60.0
     waits_for_place: bool = False
     observe_s: float = 15.0
+    keep_history_s: float | None = None
 
 
 class Scheduler:
@@ -386,6 +388,12 @@ class Scheduler:
         """Mend what faults left; a worker that was down during a DROP is cleaned once it is back."""
         for name in tables.clear_left_behind():
             self._news.put(Event("repaired", f"{name}: what a killed change left is gone", stream_table=name))
+        if self._options.keep_history_s is not None:
+            session.connection().execute(
+                "DELETE FROM pgtrickle.pgt_refresh_history"
+                " WHERE end_time < clock_timestamp() - make_interval(secs => %s)",
+                [self._options.keep_history_s],
+            )
         for finding in repair(session.connection()).findings:
             if finding.is_mended:
                 self._news.put(Event("repaired", str(finding)))

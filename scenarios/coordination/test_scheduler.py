@@ -277,6 +277,19 @@ def test_metrics_say_how_far_behind_and_who_holds_it(place: Node) -> None:
         assert running.finish() == 0
 
 
+@pytest.mark.parametrize(("days", "left"), [("3d", 1), ("1d", 0)])
+def test_history_is_kept_as_long_as_asked(database: Node, days: str, left: int) -> None:
+    prepare(database, is_distributed=False)
+    database.sql("UPDATE pgtrickle.pgt_refresh_history SET end_time = end_time - interval '2 days'")
+    count = "SELECT count(*) FROM pgtrickle.pgt_refresh_history"
+    with scheduler(database.dsn(), "--keep-history", days) as running:
+        running.wait_for("started")
+        # Its end waits for what clears.
+        wait_until("the history to be as asked", lambda: database.value(count) == left, deadline_s=20)
+        assert running.finish() == 0
+    assert database.value(count) == left
+
+
 def test_once_refreshes_what_is_due_and_leaves(database: Node) -> None:
     prepare(database, is_distributed=False, schedule="1h")
     with database.connect() as connection, StreamTables(connection) as tables:
