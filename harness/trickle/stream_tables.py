@@ -470,6 +470,12 @@ class StreamTables:
 
     def _stop_reading(self, stream_table: StreamTable) -> None:
         """A table that recomputes its query, as one that came with an upgrade may have to, holds no row in a buffer."""
+        if self._known(stream_table.relid).plan_epoch != stream_table.plan_epoch:
+            # It was looked at while somebody altered what it names: that says nothing about its query.
+            raise LockedError(
+                f"what {stream_table.qualified} reads was altered meanwhile",
+                hint="refresh it again; nothing was changed",
+            )
         with self._connection.transaction():
             self._connection.execute(
                 "UPDATE pgtrickle.pgt_dependencies SET is_captured = false WHERE pgt_id = %s", [stream_table.pgt_id]

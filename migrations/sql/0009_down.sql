@@ -9,6 +9,7 @@ DROP FUNCTION pgtrickle._is_without_cascade(text);
 DROP FUNCTION pgtrickle._compare_references(jsonb);
 DROP FUNCTION pgtrickle._is_becoming_shard(oid);
 DROP FUNCTION pgtrickle._related(oid[]);
+DROP FUNCTION pgtrickle._postpone_capture(oid, text);
 DROP FUNCTION pgtrickle._is_probing();
 DROP FUNCTION pgtrickle.capture_problems(oid);
 DROP FUNCTION pgtrickle._own_shards(oid);

@@ -16,6 +16,19 @@ BEGIN
 END
 $function$;
 
+CREATE FUNCTION pgtrickle._postpone_capture(relid oid, reason text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $function$
+-- Nothing is captured until the next refresh of a reader makes the capture anew, and fills the reader anew.
+#variable_conflict use_variable
+BEGIN
+    PERFORM pgtrickle._stop_capture((SELECT k.source_stable_name FROM pgtrickle.pgt_change_tracking k WHERE k.source_relid = relid));
+    UPDATE pgtrickle.pgt_change_tracking k SET captured_columns = '[]' WHERE k.source_relid = relid;
+    PERFORM pgtrickle._mark(pgtrickle._readers(relid), format('the capture of %s has to be made anew: %s', relid::regclass, reason));
+END
+$function$;
+
 CREATE FUNCTION pgtrickle._is_probing() RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -66,7 +79,7 @@ BEGIN
         UPDATE pgtrickle.st_references r SET schema_name = changed.schema_name, object_name = changed.object_name,
                column_name = changed.column_name, fingerprint = changed.fingerprint
         WHERE (r.classid, r.objid, r.objsubid) = (changed.classid, changed.objid, changed.objsubid) AND r.pgt_id = ANY (changed.readers);
-        IF changed.differs AND changed.classid = 'pg_class'::regclass AND changed.fingerprint LIKE 'v%' THEN
+        IF changed.differs AND changed.classid = 'pg_class'::regclass AND changed.objsubid = 0 AND changed.fingerprint LIKE 'v %' THEN
             -- A view that was replaced may read other tables.
             PERFORM pgtrickle._note_references(reader) FROM unnest(changed.readers) AS reader;
         END IF;
@@ -155,8 +168,12 @@ BEGIN
                 -- A partition came with its rows, or left with them, and no statement says which.
                 PERFORM pgtrickle._mark(pgtrickle._readers(source.relid), format('partitions of %s came or went', source.relid::regclass));
             END IF;
-        EXCEPTION WHEN OTHERS THEN
-            PERFORM pgtrickle._give_up_capture(source.relid, SQLERRM);
+        EXCEPTION
+            WHEN deadlock_detected OR lock_not_available THEN
+                -- A refresh or whoever else looks at the buffer just now is in the way, which is no reason to give up.
+                PERFORM pgtrickle._postpone_capture(source.relid, SQLERRM);
+            WHEN OTHERS THEN
+                PERFORM pgtrickle._give_up_capture(source.relid, SQLERRM);
         END;
     END LOOP;
     PERFORM pgtrickle._compare_references(named);
@@ -307,7 +324,7 @@ END
 $function$;
 
 CREATE FUNCTION pgtrickle._on_reader_gone() RETURNS trigger
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $function$
 -- At the commit that took a source's last reader away, by whatever command: its capture goes, and the history of a stream table that is
@@ -337,7 +354,7 @@ CREATE CONSTRAINT TRIGGER _pgt_reader_gone AFTER DELETE ON pgtrickle.pgt_depende
 CREATE CONSTRAINT TRIGGER _pgt_table_gone AFTER DELETE ON pgtrickle.pgt_stream_tables
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pgtrickle._on_reader_gone();
 
-REVOKE ALL ON FUNCTION pgtrickle._is_probing(), pgtrickle._related(oid[]), pgtrickle._compare_references(jsonb),
+REVOKE ALL ON FUNCTION pgtrickle._postpone_capture(oid, text), pgtrickle._is_probing(), pgtrickle._related(oid[]), pgtrickle._compare_references(jsonb),
     pgtrickle._is_becoming_shard(oid), pgtrickle._is_without_cascade(text), pgtrickle._on_columns_dropped(text),
     pgtrickle._on_capture_dropped(), pgtrickle._on_reader_gone() FROM PUBLIC;
 

@@ -10,10 +10,18 @@ AS $function$
 DECLARE
     now_is record;
     kind text;
-    relation CONSTANT regclass := CASE WHEN classid = 'pg_class'::regclass THEN objid END;
+    parent regclass;
+    relation regclass := CASE WHEN classid = 'pg_class'::regclass THEN objid END;
 BEGIN
     SELECT * INTO now_is FROM pgtrickle._identify(classid, objid, objsubid);
     IF objsubid > 0 AND now_is.column_name <> to_column THEN
+        -- An inherited column is renamed where it comes from.
+        LOOP
+            SELECT i.inhparent INTO parent FROM pg_inherits i JOIN pg_attribute a ON a.attrelid = i.inhparent AND a.attname = now_is.column_name
+            WHERE i.inhrelid = relation LIMIT 1;
+            EXIT WHEN NOT FOUND;
+            relation := parent;
+        END LOOP;
         EXECUTE format('ALTER TABLE %s RENAME COLUMN %I TO %I', relation, now_is.column_name, to_column);
     END IF;
     IF objsubid = 0 THEN
@@ -49,19 +57,17 @@ DECLARE
     made jsonb := '{}';
     item record;
     probe regclass;
-    now_is record;
-    forward jsonb := '[]';
+    forward jsonb;
 BEGIN
     BEGIN
         PERFORM pgtrickle._begin_probe();
         IF old_schema IS NOT NULL THEN
             EXECUTE format('ALTER SCHEMA %I RENAME TO %I', new_schema, old_schema);
         END IF;
+        SELECT coalesce(jsonb_agg(jsonb_build_array(o -> 0, o -> 1, o -> 2, i.schema_name, i.object_name, i.column_name)), '[]') INTO forward
+        FROM jsonb_array_elements(renamed) AS o, LATERAL pgtrickle._identify((o ->> 0)::oid, (o ->> 1)::oid, (o ->> 2)::integer) AS i;
         FOR item IN SELECT (o ->> 0)::oid AS classid, (o ->> 1)::oid AS objid, (o ->> 2)::integer AS objsubid, o ->> 3 AS schema_name,
                            o ->> 4 AS object_name, o ->> 5 AS column_name FROM jsonb_array_elements(renamed) AS o LOOP
-            SELECT * INTO now_is FROM pgtrickle._identify(item.classid, item.objid, item.objsubid);
-            forward := forward || jsonb_build_array(jsonb_build_array(item.classid::bigint, item.objid::bigint, item.objsubid,
-                                                                      now_is.schema_name, now_is.object_name, now_is.column_name));
             PERFORM pgtrickle._rename(item.classid, item.objid, item.objsubid, item.schema_name, item.object_name, item.column_name);
         END LOOP;
         FOR item IN SELECT t.pgt_id, t.defining_query FROM pgtrickle.pgt_stream_tables t WHERE t.pgt_id = ANY (readers) LOOP

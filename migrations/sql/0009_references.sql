@@ -21,7 +21,7 @@ CREATE TABLE pgtrickle.st_references (
 CREATE INDEX st_references_object ON pgtrickle.st_references (objid);
 COMMENT ON TABLE pgtrickle.st_references IS
     'Relations, columns, functions and types that a stream table''s query names, by itself or behind views, as they were when last looked at.';
-COMMENT ON COLUMN pgtrickle.st_references.objsubid IS 'Number of the column; 0: the object itself.';
+COMMENT ON COLUMN pgtrickle.st_references.objsubid IS 'Number of the column; 0: the object itself; -1: its rows as a whole.';
 COMMENT ON COLUMN pgtrickle.st_references.fingerprint IS 'What the query''s result depends on, but for its name.';
 REVOKE ALL ON TABLE pgtrickle.st_references FROM PUBLIC;
 
@@ -38,6 +38,11 @@ BEGIN
                    CASE WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) THEN 'children' END,
                    (SELECT 'key ' || i.indkey::text FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
                    (SELECT md5(r.ev_action::text) FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '1' AND c.relkind = 'v'))
+        INTO schema_name, object_name, fingerprint
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = objid;
+    ELSIF classid = 'pg_class'::regclass AND objsubid < 0 THEN
+        SELECT n.nspname, c.relname, (SELECT md5(string_agg(a.attname || ' ' || a.atttypid, ',' ORDER BY a.attnum)) FROM pg_attribute a
+                                      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
         INTO schema_name, object_name, fingerprint
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = objid;
     ELSIF classid = 'pg_class'::regclass THEN
@@ -116,6 +121,7 @@ AS $function$
     ), objects AS (
         SELECT n.classid, n.objid, n.objsubid FROM named n
         UNION SELECT n.classid, n.objid, 0 FROM named n
+        UNION SELECT n.classid, n.objid, -1 FROM named n WHERE n.has_whole_rows AND n.classid = 'pg_class'::regclass
         UNION SELECT n.classid, n.objid, a.attnum FROM named n JOIN pg_attribute a
               ON n.has_whole_rows AND n.classid = 'pg_class'::regclass AND a.attrelid = n.objid AND a.attnum > 0 AND NOT a.attisdropped
     )
