@@ -36,7 +36,9 @@ BEGIN
     IF classid = 'pg_class'::regclass AND objsubid = 0 THEN
         SELECT n.nspname, c.relname, concat_ws(' ', c.relkind, c.relam, CASE WHEN c.relrowsecurity THEN 'policies' END,
                    CASE WHEN c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) THEN 'children' END,
-                   (SELECT 'key ' || i.indkey::text FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary),
+                   -- A stream table's row id is nobody else's.
+                   (SELECT 'key ' || i.indkey::text FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary
+                    AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey) AND a.attname LIKE '\_\_pgt\_%')),
                    (SELECT md5(r.ev_action::text) FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '1' AND c.relkind = 'v'))
         INTO schema_name, object_name, fingerprint
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = objid;
