@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,6 +21,20 @@ class Settings(BaseSettings):
     pg_user: str | None = Field(None, description="system user that servers run as when the harness runs as root")
     run_dir: Path | None = Field(None, description="where servers live; default: a private place under /tmp")
     cache_dir: Path | None = Field(None, description="initdb templates and copied binaries; default: beside run_dir")
+    cluster: str | None = Field(
+        None, description="what clusters are made of: local, containers, or the DSN of an existing coordinator"
+    )
+    node_addresses: str = Field(
+        "", description="how nodes are reached from here, where pg_dist_node has other names: name:port=host:port, ..."
+    )
+    citus_image: str = Field("citusdata/citus:14.1.0", min_length=1, description="the image of clusters in containers")
+    docker_pull: bool = Field(False, description="whether an image that is not here may be pulled")
+    docker_data: Literal["memory", "volume"] = Field(
+        "memory", description="where containers keep their data: in memory, or in volumes on the daemon's disk"
+    )
+    docker_publish: str = Field(
+        "127.0.0.1", description="address of the Docker machine on which containers' ports are published"
+    )
     require_citus: bool = Field(False, description="a missing Citus fails the tests instead of skipping them")
     start_timeout_s: float = Field(30.0, gt=0, description="deadline for a server to become ready, in seconds")
     dsn: SecretStr | None = Field(None, description="the database that `harness migrate` and `alembic` work on")

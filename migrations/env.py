@@ -56,8 +56,12 @@ def _is_mutating() -> bool:
 
 def _prepare(connection: Connection) -> None:
     """Refuse what would go wrong, and make the room for the version table."""
-    for name, value in SESSION:
-        connection.execute(text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value})
+    # At once: a database may end sessions that are idle in a transaction for some milliseconds.
+    settings = [[name for name, _ in SESSION], [value for _, value in SESSION]]
+    connection.execute(
+        text("SELECT set_config(n, v, false) FROM unnest(CAST(:names AS text[]), CAST(:values AS text[])) AS s(n, v)"),
+        {"names": settings[0], "values": settings[1]},
+    )
     connection.commit()
     connection.execute(text("SELECT set_config('lock_timeout', :value, false)"), {"value": CHAIN_LOCK_TIMEOUT})
     try:

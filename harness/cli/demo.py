@@ -21,11 +21,12 @@ from harness.cli.database import refused_in_words
 from harness.cli.demo_story import NAME, QUERY, Changes, Cost, Round, Story, TableFacts
 from harness.cli.stream_tables_text import as_json, explanation, line, sql_text
 from harness.cli.stream_tables_text import refresh as refresh_text
-from harness.clusters import choose_citus_installation, local_cluster
+from harness.clusters import Provider, choose_provider
 from harness.errors import EXIT_CHECK_FAILED, EXIT_GOOD, CheckFailedError, EnvironmentMissingError
 from harness.errors import UnsupportedVersionError as UnsupportedError
-from harness.postgres import Installation, temporary_server
+from harness.postgres import temporary_server
 from harness.report.text import show_ms, visible
+from harness.settings import load_settings
 from harness.trickle.oracle import Difference
 
 SCHEMA = "harness/demo/1"
@@ -59,28 +60,29 @@ class Stage:
     why_plain: str = ""
 
 
-def _citus(where: Where) -> tuple[Installation | None, str]:
-    """The binaries of a cluster, or why there is none."""
+def _citus(where: Where) -> tuple[Provider | None, str]:
+    """Who makes a cluster, or why there is none."""
     if where is Where.PLAIN:
         return None, "asked for with --on plain"
     try:
-        return choose_citus_installation(), ""
+        return choose_provider(), ""
     except (EnvironmentMissingError, UnsupportedError, CheckFailedError) as error:
-        if where is Where.CITUS:
+        if where is Where.CITUS or load_settings().cluster:
             raise
         return None, error.message
 
 
 @contextmanager
 def _stage(where: Where) -> Iterator[Stage]:
-    installation, why = _citus(where)
-    if installation is None:
+    provider, why = _citus(where)
+    if provider is None:
         with temporary_server(name="demo") as server:
             yield Stage(server.dsn(), f"PostgreSQL {server.installation.version}", ("server",), why)
         return
-    with local_cluster(workers=WORKERS, name="demo", installation=installation) as cluster:
-        versions = f"Citus {installation.citus_version} on PostgreSQL {installation.version}"
-        yield Stage(cluster.coordinator.dsn(), versions, tuple(node.name for node in cluster.nodes))
+    with provider.connect(workers=WORKERS) as cluster:
+        versions = f"Citus {provider.citus_version} on PostgreSQL {provider.postgres_version}, {provider.label}"
+        with cluster.temporary_database("harness_demo") as view:
+            yield Stage(view.coordinator.dsn(), versions, tuple(node.name for node in view.nodes))
 
 
 class _Stage:

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.clusters.docker import CITUS_IMAGE, DockerLook
+from harness.clusters.docker import DockerLook
 from harness.clusters.examination import EXTENSIONS_OF_NOTE, Examination, citus_state, examine
 from harness.errors import EXIT_ENVIRONMENT, EXIT_GOOD
 from harness.postgres.installations import Installation
+from harness.settings import load_settings
 
 SCHEMA = "urn:pgtrickle-citus-harness:doctor:1"
 
@@ -51,8 +52,8 @@ def to_document(found: Examination) -> dict[str, Any]:
             "python_package": docker.has_package,
             "daemon_version": docker.daemon_version,
             "problem": docker.problem or None,
-            "default_image": CITUS_IMAGE,
-            "has_default_image": docker.has_default_image,
+            "image": load_settings().citus_image,
+            "has_image": docker.has_image,
             "citus_images": list(docker.citus_images),
         },
         "servers_run_as": found.user.name if found.user else None,

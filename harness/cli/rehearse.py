@@ -20,10 +20,12 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from rich.console import Console
 
 from harness.cli.progress import show_progress
+from harness.cli.summary import SummaryFile, errors_told_in, require_place, write_summary
 from harness.errors import EXIT_CHECK_FAILED, BadInputError, HarnessError
 from harness.rehearsal.options import RehearsalOptions
 from harness.rehearsal.run import rehearse as run_rehearsal
 from harness.report.document import dump_document, to_document
+from harness.report.markdown import rehearsal_markdown
 from harness.report.terminal import print_summary
 from harness.report.write import prepare_directory, write_report
 from harness.settings import load_settings
@@ -60,6 +62,13 @@ def rehearse(
             show_default=False,
         ),
     ] = None,
+    dump: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rehearse on this dump of pg_dump (custom, directory or tar), restored into a temporary server.",
+            metavar="FILE",
+        ),
+    ] = None,
     sources: Annotated[int, typer.Option(help="Sources of the demonstration.")] = _DEFAULTS.sources,
     rows: Annotated[int, typer.Option(help="Rows of the demonstration, in all.")] = _DEFAULTS.rows,
     seed: Annotated[
@@ -82,32 +91,37 @@ def rehearse(
     report: Annotated[
         Path, typer.Option(help="Directory for report.html, report.json and junit.xml.", metavar="DIR")
     ] = Path("reports"),
+    summary: SummaryFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json on stdout, and nothing else.")] = False,
 ) -> None:
     """Upgrade a copy of an installation under live writers, go back, and check that nothing was lost.
 
     Exit codes: 0 passed, 1 a check failed, 2 refused or bad input, 3 the environment or interrupted.
     """
-    options = RehearsalOptions(
-        dsn=_checked_dsn(dsn),
-        sources=sources,
-        rows=rows,
-        seed=seed,
-        copy=copy.value,
-        crash=crash,
-        keep=keep,
-        jobs=jobs,
-        threads=threads,
-        lock_timeout_ms=lock_timeout_ms,
-        deadline_s=deadline_s,
-        immediate=immediate.value,
-    ).checked()
-    directory = prepare_directory(report)
-    errors = Console(stderr=True, highlight=False)
-    with _clean_interruption(), show_progress(errors) as on_progress:
-        result = run_rehearsal(options, on_progress=on_progress)
+    require_place("--summary", summary)
+    with errors_told_in(summary, "harness rehearse"):
+        options = RehearsalOptions(
+            dsn=_checked_dsn(dsn) if dump is None or dsn is not None else None,
+            dump=dump,
+            sources=sources,
+            rows=rows,
+            seed=seed,
+            copy=copy.value,
+            crash=crash,
+            keep=keep,
+            jobs=jobs,
+            threads=threads,
+            lock_timeout_ms=lock_timeout_ms,
+            deadline_s=deadline_s,
+            immediate=immediate.value,
+        ).checked()
+        directory = prepare_directory(report)
+        errors = Console(stderr=True, highlight=False)
+        with _clean_interruption(), show_progress(errors) as on_progress:
+            result = run_rehearsal(options, on_progress=on_progress)
     command = command_to_repeat(options, result.seed, report)
     paths = write_report(result, directory, command)
+    write_summary(summary, rehearsal_markdown(result, command))
     if as_json:
         # Bytes: stdout's own encoding may be too small for the identifiers.
         sys.stdout.buffer.write(dump_document(to_document(result, command)).encode())

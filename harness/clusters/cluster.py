@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self
+
+from typing_extensions import TypeVar
 
 from harness.errors import BadInputError
 from harness.postgres.deadlines import DeadlineConnection
@@ -14,6 +16,8 @@ from harness.postgres.node import Node, Params, Query
 
 T = TypeVar("T")
 N = TypeVar("N")
+# What a cluster's nodes are: without a word, anything that can be asked.
+NodeT_co = TypeVar("NodeT_co", bound=Node, default=Node, covariant=True)
 
 
 def in_parallel(function: Callable[[N], T], items: Sequence[N]) -> list[T]:
@@ -31,28 +35,41 @@ def in_parallel(function: Callable[[N], T], items: Sequence[N]) -> list[T]:
         return []
     with ThreadPoolExecutor(len(items), thread_name_prefix="cluster") as pool:
         futures = [pool.submit(function, item) for item in items]
+    return _results(futures)
+
+
+def _results(futures: Sequence[Future[T]]) -> list[T]:
     failures = [error for future in futures if (error := future.exception()) is not None]
     if len(failures) == 1:
         raise failures[0]
     if failures:
-        raise BaseExceptionGroup(f"{len(failures)} of {len(items)} failed", failures)
+        raise BaseExceptionGroup(f"{len(failures)} of {len(futures)} failed", failures)
     return [future.result() for future in futures]
 
 
-def in_parallel_or_first(function: Callable[[N], T], items: Sequence[N]) -> list[T]:
-    """As `in_parallel`, for what a person asked for: of several failures the first one, caused by the group of all.
+def results_or_first(futures: Sequence[Future[T]]) -> list[T]:
+    """The results of what has ended; of several failures the first one, caused by the group of all.
 
     Nodes that fail together fail for one reason, such as a setting that none of them takes.
     """
     try:
-        return in_parallel(function, items)
+        return _results(futures)
     except BaseExceptionGroup as group:
         first = group.exceptions[0]
-        first.add_note(f"{len(group.exceptions)} of {len(items)} failed")
+        first.add_note(f"{len(group.exceptions)} of {len(futures)} failed")
         raise first from group
 
 
-class Cluster:
+def in_parallel_or_first(function: Callable[[N], T], items: Sequence[N]) -> list[T]:
+    """As `in_parallel`, for what a person asked for: see `results_or_first`."""
+    if not items:
+        return []
+    with ThreadPoolExecutor(len(items), thread_name_prefix="cluster") as pool:
+        futures = [pool.submit(function, item) for item in items]
+    return results_or_first(futures)
+
+
+class Cluster(Generic[NodeT_co]):
     """A coordinator and its workers.
 
     The cluster's own ``sql``, ``rows``, ``row``, ``value`` and ``transaction`` always run on the coordinator;
@@ -66,7 +83,12 @@ class Cluster:
     """
 
     def __init__(
-        self, name: str, coordinator: Node, workers: Sequence[Node], *, start_time: Mapping[str, float] | None = None
+        self,
+        name: str,
+        coordinator: NodeT_co,
+        workers: Sequence[NodeT_co],
+        *,
+        start_time: Mapping[str, float] | None = None,
     ) -> None:
         self.name = name
         self._coordinator = coordinator
@@ -74,21 +96,21 @@ class Cluster:
         self.start_time: Mapping[str, float] = MappingProxyType(dict(start_time or {}))
 
     @property
-    def coordinator(self) -> Node:
+    def coordinator(self) -> NodeT_co:
         """The node that clients talk to."""
         return self._coordinator
 
     @property
-    def workers(self) -> tuple[Node, ...]:
+    def workers(self) -> tuple[NodeT_co, ...]:
         """The nodes that hold shards, in the order of their groups."""
         return self._workers
 
     @property
-    def nodes(self) -> tuple[Node, ...]:
+    def nodes(self) -> tuple[NodeT_co, ...]:
         """The coordinator, then the workers."""
         return (self.coordinator, *self.workers)
 
-    def node(self, name: str) -> Node:
+    def node(self, name: str) -> NodeT_co:
         """The node of this name, such as ``coordinator`` or ``worker-1``.
 
         Raises:
@@ -100,7 +122,7 @@ class Cluster:
         names = ", ".join(each.name for each in self.nodes)
         raise BadInputError(f"{self.name} has no node {name!r}", hint=f"its nodes: {names}")
 
-    def on_each(self, function: Callable[[Node], T]) -> dict[str, T]:
+    def on_each(self, function: Callable[[NodeT_co], T]) -> dict[str, T]:
         """Run ``function`` on all nodes at once.
 
         Returns:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness import __version__
-from harness.clusters.docker import CITUS_IMAGE, DockerLook, look_at_docker
+from harness.clusters.docker import DockerLook, look_at_docker
 from harness.clusters.versions import choose_citus_installation, is_supported_pair
 from harness.errors import HarnessError
 from harness.postgres.identity import SystemUser, server_user
 from harness.postgres.installations import Installation, choose_installation, find_installations
 from harness.postgres.places import cache_dir, run_dir
+from harness.settings import load_settings
 
 T = TypeVar("T")
 
@@ -107,12 +108,15 @@ def _skipped(citus: Installation | None, problem: str, docker: DockerLook) -> tu
     skipped = []
     if citus is None:
         how = "install Citus 14 for PostgreSQL 18 (or 13 for 17); HARNESS_PG_BINDIR names its bin directory"
-        skipped.append(Skipped("clusters of local processes, scenarios on Citus", problem, how))
+        else_where = "" if docker.can_run else ", scenarios on Citus"
+        skipped.append(Skipped(f"clusters of local processes{else_where}", problem, how))
     what = "clusters in containers"
     if docker.problem:
-        skipped.append(Skipped(what, docker.problem, "start Docker; `pip install testcontainers`"))
-    elif not docker.has_default_image:
-        skipped.append(Skipped(what, f"the image {CITUS_IMAGE} is not here", f"docker pull {CITUS_IMAGE}"))
+        skipped.append(Skipped(what, docker.problem, docker.hint))
+    elif not docker.has_image:
+        image = load_settings().citus_image
+        how = f"docker pull {image}, or HARNESS_DOCKER_PULL=1"
+        skipped.append(Skipped(what, f"the image {image} is not here", how))
     return tuple(skipped)
 
 

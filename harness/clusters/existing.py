@@ -8,11 +8,14 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from harness.clusters.cluster import Cluster, in_parallel_or_first
+from harness.clusters.cluster import in_parallel_or_first
+from harness.clusters.databases import DatabaseCluster
 from harness.clusters.topology import NODES_QUERY, VERSION_QUERY, NodeRecord
 from harness.clusters.versions import check_pair, supported_pairs_text
 from harness.errors import BadInputError, ConnectionRefusedByInput, NotACoordinatorError
 from harness.logs import get_logger, redact
+from harness.postgres.addresses import reach
+from harness.postgres.administered import AdministeredNode
 from harness.postgres.node import DsnNode
 
 # A coordinator that does not answer within this time is reported rather than waited for; libpq's own
@@ -45,10 +48,12 @@ class _Identity:
 def _parse(dsn: str) -> dict[str, Any]:
     try:
         parameters = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError as error:
+    except psycopg.ProgrammingError:
+        # libpq quotes the string, which may hold a password: its words stay here.
         raise BadInputError(
-            f"this is no DSN: {redact(str(error)).strip()}",
-            hint="use postgresql://user@host:port/database or host=... port=... dbname=...",
+            "this is no DSN",
+            hint="use postgresql://user@host:port/database (a % in a password is written %25)"
+            " or host=... port=... dbname=...",
         ) from None
     return {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "harness"} | parameters
 
@@ -113,7 +118,8 @@ def _worker_parameters(
     if host in _LOOPBACK and not coordinator_host.startswith("/"):
         host = coordinator_host
     kept = {key: value for key, value in parameters.items() if key not in {"hostaddr", "target_session_attrs"}}
-    return kept | {"host": host, "port": record.port} | ({"password": password} if password else {})
+    host, port = reach(record.host, record.port) if host == record.host else (host, record.port)
+    return kept | {"host": host, "port": port} | ({"password": password} if password else {})
 
 
 def _refuse_unless_worker(record: NodeRecord, identity: _Identity, coordinator: _Identity) -> None:
@@ -132,7 +138,37 @@ def _refuse_unless_worker(record: NodeRecord, identity: _Identity, coordinator: 
         )
 
 
-def existing_cluster(dsn: str) -> Cluster:
+class ExistingNode(DsnNode, AdministeredNode):
+    """A node of a cluster that somebody else runs.
+
+    Args:
+        name: for messages.
+        dsn: how this process reaches it.
+        address: as ``pg_dist_node`` has it.
+    """
+
+    def __init__(self, name: str, dsn: str, address: tuple[str, int]) -> None:
+        super().__init__(name, dsn)
+        self._address = address
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port as the other nodes reach it."""
+        return self._address
+
+
+class ExistingCluster(DatabaseCluster):
+    """A cluster that somebody else runs: it can be asked, and given databases of our own that are dropped again."""
+
+    def destroy(self) -> None:
+        """Drop what `create_database` copied from, if it was called, and close the connections."""
+        try:
+            self.drop_database_template()
+        finally:
+            self.close()
+
+
+def existing_cluster(dsn: str) -> ExistingCluster:
     """The cluster whose coordinator this DSN leads to.
 
     Reads ``pg_dist_node`` there, connects once to every active primary worker with the coordinator's
@@ -166,6 +202,11 @@ def existing_cluster(dsn: str) -> Cluster:
         _refuse_unless_worker(record, _identify(place, what=f"worker group {record.group_id}"), coordinator)
 
     in_parallel_or_first(look, list(zip(records, places, strict=True)))
-    workers = [DsnNode(f"worker-{number}", make_conninfo(**place)) for number, place in enumerate(places, start=1)]
+    workers = [
+        ExistingNode(f"worker-{number}", make_conninfo(**place), (record.host, record.port))
+        for number, (record, place) in enumerate(zip(records, places, strict=True), start=1)
+    ]
+    registered = next((node for node in coordinator.nodes if node.group_id == 0 and node.role == "primary"), None)
+    own = (registered.host, registered.port) if registered else (coordinator.host, coordinator.port)
     name = f"cluster at {coordinator.host}:{coordinator.port}"
-    return Cluster(name, DsnNode("coordinator", make_conninfo(**parameters)), workers)
+    return ExistingCluster(name, ExistingNode("coordinator", make_conninfo(**parameters), own), workers)

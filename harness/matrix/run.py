@@ -12,9 +12,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from harness.clusters.cluster import Cluster
-from harness.clusters.local import LocalCluster, local_cluster
+from harness.clusters.databases import DatabaseCluster
+from harness.clusters.providers import Provider, choose_provider
 from harness.clusters.topology import prove_topology
-from harness.clusters.versions import choose_citus_installation
 from harness.errors import (
     BadInputError,
     CheckFailedError,
@@ -25,8 +25,7 @@ from harness.errors import (
 from harness.logs import redact
 from harness.matrix.model import MatrixResult, Row, RowResult
 from harness.matrix.rows import ROWS
-from harness.postgres.installations import Installation, choose_installation
-from harness.postgres.node import DsnNode
+from harness.postgres.installations import choose_installation
 from harness.postgres.server import Server
 from harness.rehearsal.model import Verdict
 from harness.settings import load_settings
@@ -48,7 +47,9 @@ def choose_rows(numbers: Sequence[int]) -> tuple[Row, ...]:
     return tuple(row for row in ROWS if not numbers or row.number in numbers)
 
 
-def run_matrix(rows: Sequence[Row] = ROWS, *, on_row: OnRow = lambda _row: None) -> MatrixResult:
+def run_matrix(
+    rows: Sequence[Row] = ROWS, *, cluster: str | None = None, on_row: OnRow = lambda _row: None
+) -> MatrixResult:
     """Run rows of the matrix on a cluster of 1+2 that is made for it and removed after it.
 
     Where there is no Citus, rows that need none run on one plain server; the others are skipped with the reason, or,
@@ -56,20 +57,19 @@ def run_matrix(rows: Sequence[Row] = ROWS, *, on_row: OnRow = lambda _row: None)
 
     Args:
         rows: which.
+        cluster: what the cluster is made of, see `choose_provider`. What is named here and missing is an error.
         on_row: told before each row.
 
     Raises:
+        EnvironmentMissingError: the kind of cluster that was named cannot be had here.
         BinariesNotFoundError: there is no PostgreSQL at all.
         HarnessError: the cluster could not be started.
     """
     started = time.monotonic()
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    try:
-        installation, missing = choose_citus_installation(), ""
-    except (CheckFailedError, CitusMissingError, UnsupportedVersionError) as error:
-        installation, missing = choose_installation(), f"environment: {error.message}"
-    open_place = _plain_place if missing else _cluster_place
-    with open_place(installation) as place:
+    made = _choose_maker(cluster)
+    missing = f"environment: {made.message}" if isinstance(made, HarnessError) else ""
+    with _plain_place() if isinstance(made, HarnessError) else _cluster_place(made) as (place, facts):
         start_s = time.monotonic() - started
         results = tuple(_run_or_skip(row, place, missing, on_row) for row in rows)
     return MatrixResult(
@@ -78,15 +78,25 @@ def run_matrix(rows: Sequence[Row] = ROWS, *, on_row: OnRow = lambda _row: None)
         elapsed_s=time.monotonic() - started,
         start_s=start_s,
         missing=missing,
-        facts=_facts(installation),
+        facts=facts,
     )
 
 
-def _facts(installation: Installation) -> dict[str, str]:
+def _choose_maker(cluster: str | None) -> Provider | HarnessError:
+    """Who makes the cluster; why nobody does, where nobody was named."""
+    try:
+        return choose_provider(cluster)
+    except (CheckFailedError, CitusMissingError, UnsupportedVersionError) as error:
+        if cluster or load_settings().cluster:
+            raise
+        return error
+
+
+def _facts(postgres_version: str, citus_version: str, where: str) -> dict[str, str]:
     return {
-        "PostgreSQL": installation.version,
-        "Citus": installation.citus_version or "none",
-        "cluster": f"1+{WORKERS}, local processes" if installation.citus_version else "none: one server",
+        "PostgreSQL": postgres_version,
+        "Citus": citus_version,
+        "cluster": where,
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": str(os.cpu_count() or 1),
         "Python": platform.python_version(),
@@ -94,47 +104,42 @@ def _facts(installation: Installation) -> dict[str, str]:
 
 
 # Makes a database for a row, and takes it away.
-_Place = Callable[[str], AbstractContextManager[Cluster]]
+_Place = Callable[[], AbstractContextManager[Cluster]]
 
 
 @contextmanager
-def _cluster_place(installation: Installation) -> Iterator[_Place]:
-    with local_cluster(workers=WORKERS, name="matrix", installation=installation) as cluster:
-        yield lambda dbname: _database_of_cluster(cluster, dbname)
+def _cluster_place(provider: Provider) -> Iterator[tuple[_Place, dict[str, str]]]:
+    with provider.connect(workers=WORKERS) as cluster:
+        shape = f"1+{len(cluster.workers)}, {provider.label}"
+        yield (
+            lambda: _database_of_cluster(cluster),
+            _facts(provider.postgres_version, provider.citus_version, shape),
+        )
 
 
 @contextmanager
-def _plain_place(installation: Installation) -> Iterator[_Place]:
+def _plain_place() -> Iterator[tuple[_Place, dict[str, str]]]:
+    installation = choose_installation()
     server = Server.create(installation, name="matrix")
     try:
         server.start()
-        yield lambda dbname: _database_of_server(server, dbname)
+        facts = _facts(installation.version, "none", "none: one server")
+        yield lambda: _database_of_server(server), facts
     finally:
         server.destroy()
 
 
 @contextmanager
-def _database_of_cluster(cluster: LocalCluster, dbname: str) -> Iterator[Cluster]:
-    cluster.create_database(dbname)
-    nodes = [DsnNode(node.name, node.dsn(dbname)) for node in cluster.nodes]
-    view = Cluster(dbname, nodes[0], nodes[1:])
-    try:
-        prove_topology(view, workers=WORKERS)
+def _database_of_cluster(cluster: DatabaseCluster) -> Iterator[Cluster]:
+    with cluster.temporary_database("matrix") as view:
+        prove_topology(view, workers=len(cluster.workers))
         yield view
-    finally:
-        view.close()
-        cluster.drop_database(dbname)
 
 
 @contextmanager
-def _database_of_server(server: Server, dbname: str) -> Iterator[Cluster]:
-    server.create_database(dbname)
-    view = Cluster(dbname, DsnNode(server.name, server.dsn(dbname)), ())
-    try:
-        yield view
-    finally:
-        view.close()
-        server.drop_database(dbname)
+def _database_of_server(server: Server) -> Iterator[Cluster]:
+    with server.temporary_database("matrix") as database:
+        yield Cluster(database.dbname, database, ())
 
 
 def _run_or_skip(row: Row, place: _Place, missing: str, on_row: OnRow) -> RowResult:
@@ -144,7 +149,7 @@ def _run_or_skip(row: Row, place: _Place, missing: str, on_row: OnRow) -> RowRes
     if missing and row.needs_citus:
         return replace(result, reason=missing)
     on_row(row)
-    with place(f"matrix_row_{row.number}") as cluster:
+    with place() as cluster:
         started = time.monotonic()
         try:
             report = row.run(cluster)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,15 +24,21 @@ _OWN_SETTINGS = {
     "logging_collector": "the log is one file, see Server.log",
     "dynamic_shared_memory_type": "nothing may stay outside the server's directory",
 }
-# Every way in asks for a password; there is no line that trusts anybody, replication included.
-HBA_TEXT = """\
-local all         all              scram-sha-256
-host  all         all 127.0.0.1/32 scram-sha-256
-host  all         all ::1/128      scram-sha-256
-local replication all              scram-sha-256
-host  replication all 127.0.0.1/32 scram-sha-256
-host  replication all ::1/128      scram-sha-256
-"""
+_LOOPBACK = ("127.0.0.1/32", "::1/128")
+_ONLY_LOOPBACK = "loopback only: nobody else on the network gets to see a test server"
+
+
+def hba_text(addresses: Sequence[str] = _LOOPBACK) -> str:
+    """Who may log in how: every way in asks for a password; no line trusts anybody, replication included.
+
+    Args:
+        addresses: from where beside the socket, as ``pg_hba.conf`` writes them.
+    """
+    lines = []
+    for database in ("all", "replication"):
+        lines.append(f"local {database} all scram-sha-256")
+        lines += [f"host {database} all {address} scram-sha-256" for address in addresses]
+    return "".join(f"{line}\n" for line in lines)
 
 
 @dataclass(frozen=True)
@@ -48,13 +54,26 @@ def _one_of_a_list(element: str) -> str:
     return '"' + element.replace('"', '""') + '"'
 
 
-def _defaults(name: str, port: int, socket_dir: Path) -> tuple[Setting, ...]:
+def _local_place(port: int, socket_dir: Path) -> tuple[Setting, ...]:
     return (
-        Setting("listen_addresses", "127.0.0.1", "loopback only: nobody else on the network gets to see a test server"),
+        Setting("listen_addresses", "127.0.0.1", _ONLY_LOOPBACK),
         Setting("port", str(port), "leased by lock and bind test, the same after a restart"),
         Setting(
             "unix_socket_directories", _one_of_a_list(str(socket_dir)), "private, and short enough for a socket's path"
         ),
+    )
+
+
+def _container_place(port: int) -> tuple[Setting, ...]:
+    return (
+        Setting("listen_addresses", "*", "the cluster's own network; on the host it is published on loopback only"),
+        Setting("port", str(port), "the container has all ports for itself"),
+        Setting("unix_socket_directories", "", "all come over the network, with a password"),
+    )
+
+
+def _defaults(name: str) -> tuple[Setting, ...]:
+    return (
         Setting("unix_socket_permissions", "0700", "the server's own user (and root) only"),
         Setting("cluster_name", name, "names the server in the process list and in its standbys' connections"),
         Setting("password_encryption", "scram-sha-256", "a password set later is stored as SCRAM as well"),
@@ -113,10 +132,18 @@ def check_settings(settings: Mapping[str, str]) -> None:
         quote_value(name, value)
 
 
-def render(name: str, port: int, socket_dir: Path, settings: Mapping[str, str]) -> str:
-    """The text of the configuration file: ours with reasons, then the caller's."""
+def render(name: str, port: int, socket_dir: Path | None, settings: Mapping[str, str]) -> str:
+    """The text of the configuration file: ours with reasons, then the caller's.
+
+    Args:
+        name: the server's.
+        port: where it listens.
+        socket_dir: where its socket is; None: it runs in a container and has none.
+        settings: the caller's.
+    """
     lines = []
-    for setting in _defaults(name, port, socket_dir):
+    place = _container_place(port) if socket_dir is None else _local_place(port, socket_dir)
+    for setting in (*place, *_defaults(name)):
         lines += [f"# {setting.reason}", f"{setting.name} = {quote_value(setting.name, setting.value)}"]
     if settings:
         lines.append("# asked for by the caller")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,27 +28,22 @@ class LogMark:
 BEGINNING = LogMark(0)
 
 
-class ServerLog:
+class Log(abc.ABC):
     """What one server wrote, over all its starts.
 
     Attributes:
-        path: the file.
+        where: where it is, for messages.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    where: str
 
+    @abc.abstractmethod
     def mark(self) -> LogMark:
         """The present end."""
-        return LogMark(self.path.stat().st_size if self.path.exists() else 0)
 
+    @abc.abstractmethod
     def since(self, mark: LogMark = BEGINNING) -> str:
         """All that was written after ``mark``."""
-        if not self.path.exists():
-            return ""
-        with self.path.open("rb") as file:
-            file.seek(mark.offset_bytes)
-            return file.read().decode("utf-8", errors="replace")
 
     def search(self, pattern: str | re.Pattern[str], mark: LogMark = BEGINNING) -> list[str]:
         """The lines after ``mark`` in which the regular expression ``pattern`` is found."""
@@ -65,9 +61,33 @@ class ServerLog:
         Raises:
             WaitTimeoutError: no such line came.
         """
-        label = f"a line like {getattr(pattern, 'pattern', pattern)!r} in {self.path}"
+        label = f"a line like {getattr(pattern, 'pattern', pattern)!r} in {self.where}"
         return wait_until(label, lambda: self.search(pattern, mark), deadline_s=deadline_s)[0]
 
     def tail(self, mark: LogMark = BEGINNING) -> str:
         """The last lines after ``mark``, without passwords, for messages."""
         return redact("\n".join(self.since(mark).splitlines()[-_TAIL_LINES:]))
+
+
+class ServerLog(Log):
+    """The log of a local process: one file.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.where = str(path)
+
+    def mark(self) -> LogMark:
+        """The present end."""
+        return LogMark(self.path.stat().st_size if self.path.exists() else 0)
+
+    def since(self, mark: LogMark = BEGINNING) -> str:
+        """All that was written after ``mark``."""
+        if not self.path.exists():
+            return ""
+        with self.path.open("rb") as file:
+            file.seek(mark.offset_bytes)
+            return file.read().decode("utf-8", errors="replace")

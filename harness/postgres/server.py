@@ -10,33 +10,26 @@ import re
 import secrets
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import psycopg
 from filelock import Timeout
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
-from harness.errors import BadInputError, PortTakenError, ServerStartError, WaitTimeoutError
-from harness.logs import get_logger, redact
+from harness.errors import BadInputError, EnvironmentMissingError, PortTakenError
+from harness.logs import get_logger
 from harness.postgres import configuration, lifetime
-from harness.postgres.alter_system import change_setting
 from harness.postgres.binaries import readable_by
-from harness.postgres.deadlines import DeadlineConnection
 from harness.postgres.identity import SystemUser, server_user
 from harness.postgres.installations import Installation, choose_installation, installation_in
-from harness.postgres.log import LogMark, ServerLog
-from harness.postgres.node import CONNECT_TIMEOUT_S, Node
-from harness.postgres.passwords import make_password, password_file, read_password_file, scram_verifier, write_secret
+from harness.postgres.log import ServerLog
+from harness.postgres.node import CONNECT_TIMEOUT_S
+from harness.postgres.passwords import make_password, password_file, read_password_file, write_secret
 from harness.postgres.places import SOCKET_PATH_LIMIT_BYTES, sockets_dir
 from harness.postgres.ports import HOST, PortLease, is_free, lease_port
 from harness.postgres.postmaster import STOP_DEADLINE_S, Postmaster, StopMode
 from harness.postgres.programs import run_program
+from harness.postgres.server_node import ServerNode
 from harness.postgres.template import SUPERUSER, Template, copy_template, fetch_template, make_server_directory
-from harness.settings import load_settings
-from harness.waiting import wait_until
 
 # pg_dump of a large database is the longest program that is run.
 RUN_TIMEOUT_S = 600.0
@@ -44,7 +37,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _log = get_logger("postgres")
 
 
-class Server(Node):
+class Server(ServerNode):
     """One PostgreSQL server on this machine, on loopback and a private socket, SCRAM for every role.
 
     Made by `create`, or found again by `attach`. Servers are copied from one template and so share a system
@@ -56,15 +49,11 @@ class Server(Node):
         data_dir: the data directory.
         socket_dir: the directory of its socket.
         scratch_dir: an empty directory that programs of `run` may write to.
-        host: the address it listens on.
-        superuser: the role that everything here uses unless told otherwise.
-        password: the superuser's password: never print it.
-        log: what it wrote.
+        log: what it wrote, one file.
         keep: whether its directory stays after the end.
     """
 
-    host = HOST
-    superuser = SUPERUSER
+    log: ServerLog
 
     def __init__(
         self,
@@ -79,7 +68,7 @@ class Server(Node):
         settings: Mapping[str, str],
         port: int,
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, passwords)
         self.installation = installation
         self.root = owned.path
         self.data_dir = self.root / "data"
@@ -89,17 +78,12 @@ class Server(Node):
         self.keep = keep
         self._owned = owned
         self._user = user
-        self._passwords = passwords
         self._settings = dict(settings)
         self._lease: PortLease | None = None
         self._port = port
         self._is_port_asked = False
         self._postmaster = Postmaster(name, self.root, user)
-        self._started_mark = LogMark(0)
-        self._was_ready = False
-        self._has_own_password = False
         self._is_destroyed = False
-        self._template_password = ""
 
     # ------------------------------------------------------------------ making
 
@@ -240,84 +224,21 @@ class Server(Node):
         self._port = self._lease.port
         self._write_files()
 
-    def wait_ready(self, deadline_s: float | None = None) -> None:
-        """Wait until it answers a query over the protocol.
-
-        Args:
-            deadline_s: in seconds; default ``HARNESS_START_TIMEOUT_S``.
-
-        Raises:
-            ServerStartError: it ended, or did not answer in time; ``log_tail`` has its last words.
-        """
-        until_s = load_settings().start_timeout_s if deadline_s is None else deadline_s
-        started = time.monotonic()
-        try:
-            # The server's own word first, which costs it nothing; each refused connection would be a line in its log.
-            wait_until(f"{self.name} to be ready", self._says_ready, deadline_s=until_s, poll_s=0.001, poll_max_s=0.02)
-            left_s = max(1.0, until_s - (time.monotonic() - started))
-            self._greet(left_s)
-        except (WaitTimeoutError, psycopg.OperationalError) as error:
-            elapsed_s = time.monotonic() - started
-            raise self._start_error(f"did not become ready within {elapsed_s:.1f} s", str(error)) from error
-        self._was_ready = True
-
     def _says_ready(self) -> bool:
         if not self.is_running:
             code = self._postmaster.exit_code
             raise self._start_error(f"ended while it started (exit code {code})", "it wrote nothing about it")
         return self._postmaster.says_ready
 
-    def _start_error(self, what: str, why: str) -> ServerStartError:
-        tail = self.log.tail(self._started_mark)
-        complaints = [line for line in tail.splitlines() if re.search(r"\b(FATAL|PANIC|ERROR):", line)]
-        kept = f"; its directory is kept: {self.root}" if self.keep else ""
-        return ServerStartError(
-            f"{self.name} on port {self.port} {what}",
-            hint=redact((complaints[0] if complaints else why).strip()) + kept,
-            node=self.name,
-            log_tail=tail,
-        )
-
-    def _greet(self, deadline_s: float) -> None:
-        # A real question over the protocol. The first one also gives it a password that no other server has: whoever
-        # reaches a wrong server, on a port that changed hands, is refused instead of answered.
-        password = self._passwords[SUPERUSER] if self._has_own_password else self._template_password
-        with DeadlineConnection.connect(
-            self._conninfo("postgres", SUPERUSER, password),
-            autocommit=True,
-            connect_timeout=max(2, round(deadline_s)),
-        ) as connection:
-            connection.deadline_s = deadline_s
-            if self._has_own_password:
-                connection.execute("SELECT 1")
-                return
-            connection.execute(
-                sql.SQL("ALTER ROLE {} PASSWORD {}").format(
-                    sql.Identifier(SUPERUSER), sql.Literal(scram_verifier(self._passwords[SUPERUSER]))
-                )
-            )
-        self._has_own_password = True
+    def _kept_hint(self) -> str:
+        return f"; its directory is kept: {self.root}" if self.keep else ""
 
     # ---------------------------------------------------------------- stopping
 
     def stop(self, mode: StopMode = "fast", *, deadline_s: float = STOP_DEADLINE_S) -> None:
-        """Stop it; a frozen one is thawed first.
-
-        Args:
-            mode: ``smart`` waits for clients, ``fast`` ends their sessions, ``immediate`` leaves recovery to the next
-                start.
-            deadline_s: how long that may take, in seconds.
-
-        Raises:
-            WaitTimeoutError: it still runs.
-        """
+        """Stop it; a frozen one is thawed first (arguments and errors: see `ServerNode.stop`)."""
         self.close()
         self._postmaster.stop(mode, deadline_s)
-
-    def restart(self) -> None:
-        """Stop it fast and start it again, on the same port."""
-        self.stop()
-        self.start()
 
     def kill(self) -> None:
         """SIGKILL to the postmaster and all its children, as in a crash; `start` then recovers."""
@@ -332,16 +253,6 @@ class Server(Node):
         """SIGCONT to all its processes."""
         self._postmaster.thaw()
 
-    @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Frozen inside the block, thawed after it in any case."""
-        self.freeze()
-        try:
-            yield
-        finally:
-            if self.is_running:
-                self.thaw()
-
     @property
     def pid(self) -> int | None:
         """The postmaster's process; None while it is not running."""
@@ -354,90 +265,39 @@ class Server(Node):
         return self._postmaster.find() is not None
 
     @property
+    def host(self) -> str:
+        """The address it listens on, loopback."""
+        return HOST
+
+    @property
     def port(self) -> int:
         """Its port, the same after a restart."""
         return self._port
 
-    # ------------------------------------------------------------------ asking
-
     @property
-    def password(self) -> str:
-        """The superuser's password: never print it."""
-        return self._passwords[SUPERUSER]
+    def address(self) -> tuple[str, int]:
+        """Loopback and its port: other nodes reach it as we do."""
+        return HOST, self._port
 
-    def _conninfo(self, dbname: str, user: str, password: str) -> str:
-        # Neither TLS nor Kerberos is asked for on loopback: each would cost a round trip or a look at the network.
-        return make_conninfo(
-            "",
-            host=self.host,
-            port=self.port,
-            dbname=dbname,
-            user=user,
-            password=password,
-            connect_timeout=CONNECT_TIMEOUT_S,
-            gssencmode="disable",
-            sslmode="disable",
-        )
-
-    def dsn(self, dbname: str | None = None, *, user: str | None = None) -> str:
-        """How to reach it, as libpq reads it, with the password: never print it.
-
-        Args:
-            dbname: default ``postgres``.
-            user: the superuser, or a role made by `create_role`.
+    def cut_off(self) -> None:
+        """Not possible: local processes share this machine's loopback.
 
         Raises:
-            BadInputError: the password of ``user`` is not known here.
+            EnvironmentMissingError: always.
         """
-        role = user or SUPERUSER
-        if role not in self._passwords:
-            raise BadInputError(f"the password of role {role!r} is not known", hint="make it with create_role")
-        return self._conninfo(dbname or "postgres", role, self._passwords[role])
-
-    def show(self, setting: str) -> str:
-        """The value in force of a setting, as SHOW writes it."""
-        return str(self.value("SELECT pg_catalog.current_setting(%s)", [setting]))
-
-    def set(self, setting: str, value: str) -> bool:
-        """Change a setting for good (ALTER SYSTEM), reload, and wait until it is in force for every new session.
-
-        Args:
-            setting: its name.
-            value: as in the configuration file; a list is separated by commas.
-
-        Returns:
-            True if it needs a restart to be in force.
-
-        Raises:
-            BadInputError: there is no such setting, or it does not take this value.
-        """
-        needs_restart = change_setting(self, setting, value)
-        if needs_restart:
-            _log.info("setting needs a restart", server=self.name, setting=setting)
-        return needs_restart
-
-    def create_role(self, role: str, *, superuser: bool = False, replication: bool = False) -> None:
-        """Make a role that can log in, with a random password that `dsn` and `run` know from then on."""
-        password = make_password()
-        self.sql(
-            sql.SQL("CREATE ROLE {} LOGIN {} {} PASSWORD {}").format(
-                sql.Identifier(role),
-                sql.SQL("SUPERUSER" if superuser else "NOSUPERUSER"),
-                sql.SQL("REPLICATION" if replication else "NOREPLICATION"),
-                sql.Literal(scram_verifier(password)),
-            )
+        raise EnvironmentMissingError(
+            f"{self.name} is a local process and has no network of its own to be cut off from",
+            hint="clusters in containers have one: --cluster containers",
+            node=self.name,
         )
-        self._passwords[role] = password
+
+    def rejoin(self) -> None:
+        """Nothing to do: it was never off the network."""
+
+    def _passwords_changed(self) -> None:
         self._write_passwords()
 
-    def create_database(self, dbname: str, *, template: str | None = None) -> None:
-        """Make a database, empty or as a copy of ``template``."""
-        of = sql.SQL("") if template is None else sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
-        self.sql(sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(dbname), of))
-
-    def drop_database(self, dbname: str) -> None:
-        """Drop a database if it is there, ending the sessions in it."""
-        self.sql(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(dbname)))
+    # ------------------------------------------------------------------ asking
 
     def run(
         self,
@@ -528,7 +388,7 @@ class Server(Node):
             settings={},
             port=int(str(marker["port"])),
         )
-        server._was_ready = server._has_own_password = True
+        server._was_ready = True
         lifetime.register(server)
         return server
 
@@ -550,6 +410,18 @@ class Server(Node):
         # Only now: what was interrupted or failed before is tried again at this process's end.
         self._is_destroyed = True
         lifetime.unregister(self)
+
+    def facts(self) -> dict[str, str]:
+        """Its port, process, directory and configuration."""
+        found = {"port": str(self.port), "pid": str(self.pid), "data_dir": str(self.data_dir)}
+        with contextlib.suppress(OSError):
+            found["configuration"] = (self.data_dir / configuration.FILE_NAME).read_text(encoding="utf-8")
+        return found
+
+    def discard(self) -> None:
+        """`destroy`, also of one that was to be kept: what there is to see in it was told."""
+        self.keep = False
+        self.destroy()
 
     def __repr__(self) -> str:
         return f"<Server {self.name} on port {self.port} in {self.root}>"

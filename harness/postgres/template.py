@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from harness.errors import DiskFullError, ServerStartError
-from harness.postgres.configuration import FILE_NAME, HBA_TEXT
+from harness.postgres.configuration import FILE_NAME, hba_text
 from harness.postgres.identity import SystemUser, child_environment, run_process
 from harness.postgres.installations import Installation
 from harness.postgres.passwords import make_password, write_secret
@@ -77,7 +77,7 @@ def _build(installation: Installation, user: SystemUser, place: Path) -> None:
         _run_initdb(installation, user, data_dir, building)
         (building / "pwfile").unlink()
         write_secret(building / "password", password, os.geteuid(), os.getegid())
-        (data_dir / "pg_hba.conf").write_text(HBA_TEXT, encoding="ascii")
+        (data_dir / "pg_hba.conf").write_text(hba_text(), encoding="ascii")
         with (data_dir / "postgresql.conf").open("a", encoding="ascii") as file:
             file.write(f"include = '{FILE_NAME}'\n")
         _make_wal_sparse(data_dir, user)

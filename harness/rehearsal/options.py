@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from harness.errors import BadInputError
@@ -25,8 +26,9 @@ class RehearsalOptions:
 
     Attributes:
         dsn: the database whose upgrade is rehearsed on a copy; None: the demonstration.
-        sources: how many sources the demonstration has. Ignored with a DSN.
-        rows: how many rows the demonstration has in all. Ignored with a DSN.
+        dump: an archive of pg_dump, restored into a temporary server that is then the source; instead of a DSN.
+        sources: how many sources the demonstration has. Ignored with a DSN or a dump.
+        rows: how many rows the demonstration has in all. Ignored with a DSN or a dump.
         seed: of everything random; None draws one. The result carries it.
         copy: ``logical`` (pg_dump and pg_restore) or ``physical`` (pg_basebackup). Ignored without a DSN.
         crash: kill the server once during each revision, at a moment drawn from the seed.
@@ -40,6 +42,7 @@ class RehearsalOptions:
     """
 
     dsn: str | None = None
+    dump: Path | None = None
     sources: int = 24
     rows: int = 1_000_000
     seed: int | None = None
@@ -76,6 +79,10 @@ class RehearsalOptions:
             raise BadInputError(
                 "--dsn is empty", hint="give a connection string, or leave --dsn out for the demonstration"
             )
+        if self.dump is not None and self.dsn is not None:
+            raise BadInputError("--dump and --dsn name two sources", hint="give one of them")
+        if self.dump is not None and self.copy == "physical":
+            raise BadInputError("--copy physical cannot copy a dump", hint="leave --copy out")
         return replace(self, seed=secrets.randbits(31)) if self.seed is None else self
 
 

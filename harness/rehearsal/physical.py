@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.errors import Finding, MissingPrivilegeError, PreflightError, ServerError
 from harness.postgres import Installation, Server
-from harness.postgres.configuration import FILE_NAME, HBA_TEXT
+from harness.postgres.configuration import FILE_NAME, hba_text
 from harness.postgres.identity import SystemUser, child_environment, run_process, server_user
 from harness.postgres.passwords import scram_verifier
 from harness.postgres.template import fetch_template
@@ -174,7 +174,7 @@ def _take_backup(server: Server, facts: SourceFacts, tablespaces: list[str], siz
     for name in ("standby.signal", "recovery.signal", "postgresql.auto.conf"):
         (data / name).unlink(missing_ok=True)
     (data / "postgresql.auto.conf").touch(mode=0o600)
-    (data / "pg_hba.conf").write_text(HBA_TEXT, encoding="ascii")
+    (data / "pg_hba.conf").write_text(hba_text(), encoding="ascii")
     for name, content in kept.items():
         (data / name).write_bytes(content)
     data.chmod(0o700)

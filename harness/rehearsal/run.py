@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import psycopg
@@ -23,9 +23,10 @@ from harness.errors import (
 )
 from harness.postgres.places import run_dir
 from harness.rehearsal import checks, contents, crash, place
+from harness.rehearsal.dump import restored_dump
 from harness.rehearsal.machine import describe_machine
 from harness.rehearsal.model import CheckResult, RehearsalResult, StepResult, Verdict
-from harness.rehearsal.options import OnProgress, RehearsalOptions, say_nothing
+from harness.rehearsal.options import OnProgress, Progress, RehearsalOptions, say_nothing
 from harness.rehearsal.steps import Clock, CurrentStep, RevisionRecord, StepLog, longest_stalls
 from harness.rehearsal.stream_table_check import check_stream_tables, wrong_stream_tables
 from harness.rehearsal.tables import Connection, SourceTable, TableName, fetch_buffers, fetch_sources
@@ -80,7 +81,35 @@ def rehearse(options: RehearsalOptions, on_progress: OnProgress = say_nothing) -
         EnvironmentMissingError: no binaries that will do, or no room on the disk.
         ServerGoneError: the source, or the copy, died on the way without being killed by us.
     """
-    return _Rehearsal(options.checked(), on_progress).run()
+    options = options.checked()
+    if options.dump is None:
+        return _Rehearsal(options, on_progress).run()
+
+    def say(message: str, fraction: float | None) -> None:
+        on_progress(Progress("look", message, fraction))
+
+    with _no_room_told(), restored_dump(options.dump, jobs=options.jobs, say=say) as restored:
+        result = _Rehearsal(replace(options, dsn=restored.dsn, dump=None), on_progress).run()
+    return replace(
+        result,
+        source_dsn=restored.shown,
+        elapsed_s=result.elapsed_s + restored.elapsed_s,
+        warnings=(*place.told(restored.warnings), *result.warnings),
+        facts={**result.facts, "dump restored": f"in {restored.elapsed_s:.1f} s, before the first step"},
+    )
+
+
+@contextlib.contextmanager
+def _no_room_told() -> Iterator[None]:
+    """A disk that fills up on the way is an error that says so."""
+    try:
+        yield
+    except psycopg.errors.DiskFull:
+        raise disk_full(run_dir(), "the rehearsal stopped") from None
+    except OSError as error:
+        if is_no_space(error):
+            raise disk_full(run_dir(), "the rehearsal stopped") from None
+        raise
 
 
 class _Rehearsal:
@@ -100,10 +129,10 @@ class _Rehearsal:
     def run(self) -> RehearsalResult:
         """All steps in their order; what was made is removed however it ends."""
         with contextlib.ExitStack() as stack:
-            with self._no_room_told(), self.log.step("look") as step:
+            with _no_room_told(), self.log.step("look") as step:
                 looked = place.look_around(self.options)
                 self._note_look(step, looked)
-            with self._no_room_told(), self.log.step("copy") as step:
+            with _no_room_told(), self.log.step("copy") as step:
                 self.place = place.make_place(self.options, self.seed, looked, step.say)
                 stack.callback(self.place.server.destroy)
                 self.found.warnings += place.told(self.place.warnings)
@@ -307,21 +336,10 @@ class _Rehearsal:
             )
 
     @contextlib.contextmanager
-    def _no_room_told(self) -> Iterator[None]:
-        try:
-            yield
-        except psycopg.errors.DiskFull:
-            raise disk_full(run_dir(), "the rehearsal stopped") from None
-        except OSError as error:
-            if is_no_space(error):
-                raise disk_full(run_dir(), "the rehearsal stopped") from None
-            raise
-
-    @contextlib.contextmanager
     def _death_told(self) -> Iterator[None]:
         """A copy that dies without being killed by us is an error that says so, whoever notices first."""
         try:
-            with self._no_room_told():
+            with _no_room_told():
                 yield
         except (ServerError, ConnectionRefusedByInput, psycopg.OperationalError, psycopg.InterfaceError) as error:
             death = crash.explain_death(self.place.server, error)

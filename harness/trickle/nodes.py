@@ -14,6 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from harness.errors import ServerGoneError, UnresolvedTransactionError, WaitTimeoutError
+from harness.postgres.addresses import reach
 from harness.postgres.deadlines import DeadlineConnection
 from harness.trickle.frontier import Cut
 from harness.waiting import wait_until
@@ -148,12 +149,15 @@ class Workers:
             return known
         if address in self._unreachable:
             return None
+        try:
+            host, port = reach(*address)
+        except ServerGoneError:  # one of our own that is stopped or cut off
+            self._unreachable.add(address)
+            return None
         info = self._coordinator.info
         parameters = info.get_parameters()
         parameters.pop("hostaddr", None)
-        dsn = make_conninfo(
-            "", **{**parameters, "host": address[0], "port": address[1], "password": info.password or None}
-        )
+        dsn = make_conninfo("", **{**parameters, "host": host, "port": port, "password": info.password or None})
         try:
             opened = DeadlineConnection.connect(dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
         except psycopg.OperationalError:

@@ -170,7 +170,8 @@ class Ground:
         elif self.placement == "distributed":
             connection.execute("SELECT create_distributed_table(%s, %s, shard_count => 4)", [quoted, by])
             nodes = connection.execute(
-                "SELECT count(DISTINCT nodeport) FROM citus_shards WHERE table_name = %s::regclass", [quoted]
+                "SELECT count(DISTINCT (nodename, nodeport)) FROM citus_shards WHERE table_name = %s::regclass",
+                [quoted],
             ).fetchone()
             assert nodes == (2,), "its shards are on both workers"
 

@@ -22,14 +22,13 @@ def any_ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
     if placement == "plain":
         server: Server = request.getfixturevalue("server")
         server.create_database(dbname)
-        view = Cluster(dbname, DsnNode(server.name, server.dsn(dbname)), [])
+        view: Cluster = Cluster(dbname, DsnNode(server.name, server.dsn(dbname)), [])
         drop = server.drop_database
     else:
         shared: SharedCluster = request.getfixturevalue("shared_cluster")
         cluster = shared.take()
         cluster.create_database(dbname)
-        first, *others = (DsnNode(node.name, node.dsn(dbname)) for node in cluster.nodes)
-        view = Cluster(dbname, first, others)
+        view = cluster.view(dbname)
         drop = cluster.drop_database
     try:
         upgrade(view.coordinator.dsn())

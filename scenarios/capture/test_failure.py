@@ -11,9 +11,9 @@ from psycopg import sql
 
 from harness.chain.runner import upgrade
 from harness.clusters import Cluster
-from harness.clusters.local import LocalCluster
+from harness.clusters.running import RunningCluster
 from harness.errors import HarnessError
-from harness.postgres import Node
+from harness.postgres import AdministeredNode, Node
 from harness.waiting import wait_until
 from scenarios.capture.capturing import Captured, Connection, capture, left_of_capture
 
@@ -21,12 +21,13 @@ from scenarios.capture.capturing import Captured, Connection, capture, left_of_c
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
-def _shard_on(cluster: Cluster, port: int) -> str:
+def _shard_on(cluster: Cluster, node: AdministeredNode) -> str:
     """A shard of `events` that lives on a worker."""
     found = cluster.coordinator.value(
         "SELECT max(shard_name(logicalrelid, shardid)) FROM pg_dist_shard JOIN pg_dist_placement USING (shardid)"
-        " JOIN pg_dist_node USING (groupid) WHERE logicalrelid = 'events'::regclass AND nodeport = %s",
-        [port],
+        " JOIN pg_dist_node USING (groupid) WHERE logicalrelid = 'events'::regclass"
+        " AND (nodename, nodeport) = (%s, %s)",
+        node.address,
     )
     return str(found)
 
@@ -60,14 +61,13 @@ def _assert_nothing_remains_and_a_retry_works(cluster: Cluster, before: Mapping[
 
 
 @pytest.mark.citus(">= 13")
-def test_lock_that_is_not_given_leaves_nothing_of_capture(citus_database: Cluster) -> None:
+def test_lock_that_is_not_given_leaves_nothing_of_capture(citus_database: Cluster[AdministeredNode]) -> None:
     coordinator = citus_database.coordinator
     _prepare(coordinator)
     before = {node.name: left_of_capture(node) for node in citus_database.nodes}
-    port = coordinator.value("SELECT max(nodeport) FROM citus_shards WHERE table_name = 'events'::regclass")
-    victim = next(node for node in citus_database.workers if node.value("SELECT inet_server_port()") == port)
+    victim = citus_database.workers[1]
     with victim.connect(autocommit=False) as reader:
-        _lock(reader, _shard_on(citus_database, port))
+        _lock(reader, _shard_on(citus_database, victim))
         with coordinator.connect() as connection:
             connection.execute("SET citus.propagate_set_commands = 'local'")
             connection.execute("BEGIN")
@@ -82,7 +82,7 @@ def test_lock_that_is_not_given_leaves_nothing_of_capture(citus_database: Cluste
 @pytest.mark.citus(">= 13")
 @pytest.mark.allow_log("was terminated by signal|interrupted|terminating connection", "a worker is killed on purpose")
 @pytest.mark.parametrize("number", [0, 1], ids=["first-worker", "second-worker"])
-def test_worker_dies_while_capture_is_installed_and_nothing_remains(fresh_cluster: LocalCluster, number: int) -> None:
+def test_worker_dies_while_capture_is_installed_and_nothing_remains(fresh_cluster: RunningCluster, number: int) -> None:
     coordinator, victim = fresh_cluster.coordinator, fresh_cluster.workers[number]
     _prepare(coordinator)
     before = {node.name: left_of_capture(node) for node in fresh_cluster.nodes}
@@ -97,7 +97,7 @@ def test_worker_dies_while_capture_is_installed_and_nothing_remains(fresh_cluste
 
     reader = victim.connect(autocommit=False)
     try:
-        _lock(reader, _shard_on(fresh_cluster, victim.port))
+        _lock(reader, _shard_on(fresh_cluster, victim))
         installing = threading.Thread(target=install)
         installing.start()
         wait_until("the installation to reach the shard", lambda: victim.value(WAITING), deadline_s=20)

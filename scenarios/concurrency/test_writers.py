@@ -96,7 +96,9 @@ def test_a_hundred_cuts_beside_six_writers_lose_nothing_on_citus(citus_database:
     coordinator.sql("SELECT create_distributed_table('entries', 'id', shard_count => 4)")
     coordinator.sql("SELECT create_reference_table('accounts')")
     assert (
-        coordinator.value("SELECT count(DISTINCT nodeport) FROM citus_shards WHERE table_name = 'entries'::regclass")
+        coordinator.value(
+            "SELECT count(DISTINCT (nodename, nodeport)) FROM citus_shards WHERE table_name = 'entries'::regclass"
+        )
         == 2
     )
     _run(coordinator, citus_database.nodes, is_one_node=False)

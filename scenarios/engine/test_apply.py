@@ -117,6 +117,7 @@ def test_two_sessions_do_not_refresh_one_table_at_once(database: Node) -> None:
             other.execute("SELECT pg_advisory_lock(%s, %s)", [0x7067_7443, row[0]])
             with pytest.raises(LockedError, match="totals"):
                 stream_tables.refresh("totals")
+            other.execute("SELECT pg_advisory_unlock_all()")  # a server notices a closed connection a moment later
         refreshed(connection, stream_tables, "totals")
 
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from harness.chain.runner import upgrade
-from harness.clusters import Cluster, LocalCluster
+from harness.clusters import Cluster, RunningCluster
 from harness.errors import ServerGoneError, UnresolvedTransactionError
 from harness.postgres import Node
 from harness.trickle import StreamTables
@@ -139,7 +139,7 @@ def test_unresolved_prepared_transaction_stops_create_and_refresh(citus_database
 
 @pytest.mark.citus(">= 13")
 @pytest.mark.allow_log(r"connection to the remote node|terminat|could not connect", "this test kills a worker")
-def test_worker_killed_before_a_refresh_is_named_and_nothing_changes(fresh_cluster: LocalCluster) -> None:
+def test_worker_killed_before_a_refresh_is_named_and_nothing_changes(fresh_cluster: RunningCluster) -> None:
     fresh_cluster.create_database("shop")
     coordinator, worker = fresh_cluster.coordinator, fresh_cluster.workers[0]
     upgrade(coordinator.dsn("shop"))

@@ -102,7 +102,7 @@ def test_distributed_over_distributed(citus_database: Cluster) -> None:
         ).fetchone()
         assert together == (1,), "the layers' rows are beside those of the source"
         nodes = connection.execute(
-            "SELECT count(DISTINCT nodeport) FROM citus_shards WHERE table_name::text = 'totals'"
+            "SELECT count(DISTINCT (nodename, nodeport)) FROM citus_shards WHERE table_name::text = 'totals'"
         ).fetchone()
         assert nodes == (2,)
         for mode in (None, "FULL", None):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.clusters import LocalCluster
+from harness.clusters import RunningCluster
 from harness.matrix.play import LARGE, TOTALS, refresh_all, require_totals
 from harness.matrix.proofs import captured, prove_captured_on_workers, prove_source
 from harness.matrix.stage import open_stage
@@ -12,14 +12,14 @@ from harness.matrix.workload import Orders
 from scenarios.fixtures.clusters import MakeCluster
 
 NAMES = ("totals", "large")
-JOIN = "SELECT citus_add_node('127.0.0.1', %s)"
+JOIN = "SELECT citus_add_node(%s, %s)"
 
 
 @pytest.mark.citus(">= 13")
 def test_worker_that_joins_later_captures_too(make_cluster: MakeCluster) -> None:
-    cluster: LocalCluster = make_cluster(workers=2)
+    cluster: RunningCluster = make_cluster(workers=2)
     late = cluster.workers[1]
-    cluster.sql("SELECT citus_remove_node('127.0.0.1', %s)", [late.port])
+    cluster.sql("SELECT citus_remove_node(%s, %s)", late.address)
     with open_stage(cluster) as stage:
         orders = Orders()
         orders.create(stage.connection, "distributed")
@@ -29,7 +29,7 @@ def test_worker_that_joins_later_captures_too(make_cluster: MakeCluster) -> None
         orders.churn(stage.connection)
         assert captured(stage, orders.table) > 0
 
-        stage.run(JOIN, [late.port])
+        stage.run(JOIN, late.address)
         with late.connect() as through_late:
             orders.churn(through_late)
         refresh_all(stage, NAMES)

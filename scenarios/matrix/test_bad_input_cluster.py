@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from psycopg import sql
 
-from harness.clusters import LocalCluster
+from harness.clusters import RunningCluster
 from harness.errors import HarnessError, UnresolvedTransactionError
 from harness.matrix.play import LARGE, TOTALS, refresh_all, require_totals
 from harness.matrix.proofs import prove_captured_on_workers, prove_source
@@ -33,7 +33,7 @@ def address_of(node: Node) -> str:
     return str(node.value("SELECT inet_server_port()"))
 
 
-def test_worker_that_is_down_refuses_a_creation_and_leaves_nothing(fresh_cluster: LocalCluster) -> None:
+def test_worker_that_is_down_refuses_a_creation_and_leaves_nothing(fresh_cluster: RunningCluster) -> None:
     with open_stage(fresh_cluster) as stage:
         orders = begin(stage)
         worker = fresh_cluster.workers[1]
@@ -55,7 +55,7 @@ def test_worker_that_is_down_refuses_a_creation_and_leaves_nothing(fresh_cluster
         require_totals(stage, orders)
 
 
-def test_worker_that_is_down_refuses_a_refresh_and_loses_nothing(fresh_cluster: LocalCluster) -> None:
+def test_worker_that_is_down_refuses_a_refresh_and_loses_nothing(fresh_cluster: RunningCluster) -> None:
     with open_stage(fresh_cluster) as stage:
         orders = begin(stage)
         for name, query in (("totals", TOTALS), ("large", LARGE)):
@@ -78,7 +78,7 @@ def test_worker_that_is_down_refuses_a_refresh_and_loses_nothing(fresh_cluster: 
         require_totals(stage, orders)
 
 
-def test_unresolved_prepared_transaction_stops_a_refresh_until_it_is_resolved(fresh_cluster: LocalCluster) -> None:
+def test_unresolved_prepared_transaction_stops_a_refresh_until_it_is_resolved(fresh_cluster: RunningCluster) -> None:
     with open_stage(fresh_cluster) as stage:
         orders = begin(stage)
         stage.tables.create("totals", TOTALS, schedule=None, mode="DIFFERENTIAL", placement="local")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from lxml import etree, html
 
-from harness.postgres.installations import wheel_bindir
+from scenarios.fixtures.skips import without_citus_anywhere
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -36,9 +36,7 @@ def run() -> Run:
 @pytest.fixture
 def without_citus() -> dict[str, str]:
     """An environment in which only the wheel's PostgreSQL is found."""
-    wheel = wheel_bindir()
-    assert wheel is not None
-    return {"HARNESS_PG_BINDIR": str(wheel)}
+    return without_citus_anywhere()
 
 
 @pytest.mark.citus(">= 13")

@@ -67,13 +67,16 @@ def end(stage: Stage, writers: list[Orders]) -> None:
         writers[-1].churn(stage.connection)
 
 
+def _places(stage: Stage) -> dict[int, tuple[str, int]]:
+    """Host and port of each worker, by group."""
+    rows = stage.rows("SELECT groupid, nodename, nodeport FROM pg_dist_node WHERE groupid > 0")
+    return {group: (host, port) for group, host, port in rows}
+
+
 def move_all(stage: Stage, orders: Orders, source: Node, target: Node) -> int:
     """Move every shard of one worker to the other, refreshing after each; answers how many."""
     groups = {node.name: group for group, node in groups_of(stage).items()}
-    places = {
-        group: (host, port)
-        for group, host, port in stage.rows("SELECT groupid, nodename, nodeport FROM pg_dist_node WHERE groupid > 0")
-    }
+    places = _places(stage)
     shards = stage.rows(
         "SELECT shardid FROM pg_dist_shard JOIN pg_dist_placement USING (shardid)"
         " WHERE logicalrelid = %s::regclass AND groupid = %s ORDER BY 1",
@@ -121,10 +124,10 @@ def test_rows_captured_before_a_move_are_applied_after_it(citus_database: Cluste
             " WHERE logicalrelid = %s::regclass AND groupid = %s ORDER BY 1 LIMIT 1",
             [orders.table.qualified, groups[first.name]],
         )[0][0]
-        places = dict(stage.rows("SELECT groupid, nodeport FROM pg_dist_node WHERE groupid > 0"))
+        places = _places(stage)
         stage.run(
-            "SELECT citus_move_shard_placement(%s, '127.0.0.1', %s, '127.0.0.1', %s)",
-            [shard, places[groups[first.name]], places[groups[second.name]]],
+            "SELECT citus_move_shard_placement(%s, %s, %s, %s, %s)",
+            [shard, *places[groups[first.name]], *places[groups[second.name]]],
         )
         # Its buffer rows were written by the first worker and lie on the second now; the second adds its own.
         orders.churn(stage.connection)

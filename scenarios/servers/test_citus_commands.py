@@ -9,8 +9,9 @@ import pytest
 from psycopg import sql
 
 from harness import citus
-from harness.clusters import Cluster, LocalCluster
-from harness.postgres import Node
+from harness.clusters import Cluster, RunningCluster
+from harness.postgres import AdministeredNode, Node
+from scenarios.servers.addresses import label
 
 
 @pytest.fixture
@@ -68,13 +69,14 @@ def test_statement_runs_on_the_coordinator_and_on_every_worker(
 
 @pytest.mark.citus(">= 13")
 @pytest.mark.allow_log(r"division by zero|does not exist|already exists", "the statements are meant to fail")
-def test_failure_of_one_node_is_named_with_its_sqlstate(citus_database: Cluster, coordinator: citus.Connection) -> None:
+def test_failure_of_one_node_is_named_with_its_sqlstate(
+    citus_database: Cluster[AdministeredNode], coordinator: citus.Connection
+) -> None:
     citus_database.workers[1].sql("CREATE TABLE only_here (a int)")
     answers = citus.run_on_nodes(coordinator, "CREATE TABLE only_here (a int)")
     assert [answer.succeeded for answer in answers] == [True, True, False]
     failed = answers[2]
-    port = int(citus_database.workers[1].value("SHOW port"))
-    assert failed.label == f"worker 127.0.0.1:{port} (group 2)"
+    assert failed.label == f"worker {label(citus_database.workers[1])} (group 2)"
     assert (failed.message, failed.sqlstate) == ('relation "only_here" already exists', "42P07")
     with pytest.raises(citus.NodesFailedError, match=r"1 of 3 nodes failed: worker .* \(42P07\)") as error:
         citus.require_all(answers)
@@ -105,22 +107,23 @@ def test_statement_on_all_nodes_outlives_a_rollback(citus_database: Cluster, coo
 
 @pytest.mark.citus(">= 13")
 @pytest.mark.allow_log(r".*", "a worker is stopped under the coordinator's feet")
-def test_worker_that_is_down_is_named_and_the_others_answer(fresh_cluster: LocalCluster) -> None:
+def test_worker_that_is_down_is_named_and_the_others_answer(fresh_cluster: RunningCluster) -> None:
     with psycopg.connect(fresh_cluster.coordinator.dsn(), autocommit=True) as connection:
         fresh_cluster.workers[0].kill()
         answers = citus.run_on_nodes(connection, "SELECT 1")
         assert [answer.succeeded for answer in answers] == [True, False, True]
-        assert answers[1].label == f"worker 127.0.0.1:{fresh_cluster.workers[0].port} (group 1)"
+        assert answers[1].label == f"worker {label(fresh_cluster.workers[0])} (group 1)"
         assert answers[1].message
         assert answers[1].sqlstate is None
 
 
 @pytest.mark.citus(">= 13")
-def test_worker_that_is_not_active_counts_as_failed(fresh_cluster: LocalCluster) -> None:
+def test_worker_that_is_not_active_counts_as_failed(fresh_cluster: RunningCluster) -> None:
     with psycopg.connect(fresh_cluster.coordinator.dsn(), autocommit=True) as connection:
-        port = fresh_cluster.workers[1].port
-        connection.execute("SELECT citus_disable_node('127.0.0.1', %s, synchronous := true)", [port])
-        assert [node.port for node in citus.fetch_workers(connection)] == [fresh_cluster.workers[0].port]
+        connection.execute("SELECT citus_disable_node(%s, %s, synchronous := true)", fresh_cluster.workers[1].address)
+        assert [(node.host, node.port) for node in citus.fetch_workers(connection)] == [
+            fresh_cluster.workers[0].address
+        ]
         answers = citus.run_on_nodes(connection, "SELECT 1")
         assert [(answer.succeeded, answer.message) for answer in answers] == [
             (True, ""),
@@ -130,9 +133,9 @@ def test_worker_that_is_not_active_counts_as_failed(fresh_cluster: LocalCluster)
 
 
 @pytest.mark.citus(">= 13")
-def test_coordinator_that_is_not_registered_answers_too(fresh_cluster: LocalCluster) -> None:
+def test_coordinator_that_is_not_registered_answers_too(fresh_cluster: RunningCluster) -> None:
     with psycopg.connect(fresh_cluster.coordinator.dsn(), autocommit=True) as connection:
-        connection.execute("SELECT citus_remove_node('127.0.0.1', %s)", [fresh_cluster.coordinator.port])
+        connection.execute("SELECT citus_remove_node(%s, %s)", fresh_cluster.coordinator.address)
         assert [node.group_id for node in citus.fetch_nodes(connection)] == [1, 2]
         answers = citus.ask_nodes(connection, "SELECT groupid FROM pg_dist_local_group")
         assert [answer.result for answer in answers] == ["0", "1", "2"]

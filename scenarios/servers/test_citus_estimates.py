@@ -9,9 +9,10 @@ import pytest
 from psycopg import sql
 
 from harness import citus
-from harness.clusters import Cluster, LocalCluster
+from harness.clusters import Cluster, RunningCluster
 from harness.errors import BadInputError
 from harness.postgres import Node
+from scenarios.servers.addresses import label
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_estimate_of_a_distributed_partitioned_table_sums_shards_of_partitions(c
 
 @pytest.mark.citus(">= 13")
 @pytest.mark.allow_log(r".*", "a worker is stopped under the coordinator's feet")
-def test_estimate_with_a_worker_down_names_it_rather_than_guessing(fresh_cluster: LocalCluster) -> None:
+def test_estimate_with_a_worker_down_names_it_rather_than_guessing(fresh_cluster: RunningCluster) -> None:
     with psycopg.connect(fresh_cluster.coordinator.dsn(), autocommit=True) as connection:
         make_filled(connection, 1_000)
         connection.execute("SELECT create_distributed_table('t', 'a', shard_count := 4)")
@@ -150,6 +151,6 @@ def test_estimate_with_a_worker_down_names_it_rather_than_guessing(fresh_cluster
         with pytest.raises(citus.NodesFailedError) as failed:
             citus.fetch_row_estimate(connection, ("public", "t"))
         assert [failure.label for failure in failed.value.failures] == [
-            f"worker 127.0.0.1:{fresh_cluster.workers[1].port} (group 2)"
+            f"worker {label(fresh_cluster.workers[1])} (group 2)"
         ]
         assert len(citus.fetch_shards(connection, ("public", "t"), with_sizes=False)) == 4

@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 
 from harness import citus
-from harness.clusters import Cluster, LocalCluster
+from harness.clusters import Cluster, RunningCluster
 from harness.errors import BadInputError, CitusMissingError
 from harness.postgres import Node
 from scenarios.fixtures.clusters import MakeCluster
@@ -242,7 +242,7 @@ def test_shards_name_their_nodes_ranges_and_copies(coordinator: citus.Connection
 
 
 @pytest.mark.citus(">= 13")
-def test_placement_in_a_database_without_the_extension_is_local(cluster: LocalCluster) -> None:
+def test_placement_in_a_database_without_the_extension_is_local(cluster: RunningCluster) -> None:
     with psycopg.connect(cluster.coordinator.dsn("template1"), autocommit=True) as connection:
         assert not citus.fetch_presence(connection).is_available
         assert citus.fetch_placement(connection, ("pg_catalog", "pg_class")).kind is citus.Kind.LOCAL

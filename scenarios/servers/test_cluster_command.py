@@ -49,7 +49,7 @@ def _document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.citus(">= 13")
+@pytest.mark.usefixtures("citus_installation")
 def test_cluster_up_outlives_its_command_and_goes_with_down(run: Run, environment: dict[str, str]) -> None:
     started = run("cluster", "up", "--name", "play", "--workers", "1", "--json")
     assert started.returncode == 0, started.stderr
@@ -94,7 +94,7 @@ def test_cluster_up_outlives_its_command_and_goes_with_down(run: Run, environmen
     assert "no cluster named 'play'" in twice.stderr
 
 
-@pytest.mark.citus(">= 13")
+@pytest.mark.usefixtures("citus_installation")
 def test_cluster_status_of_a_killed_worker_is_not_healthy(run: Run) -> None:
     up = _document(run("cluster", "up", "--name", "play", "--workers", "1", "--json"))
     pids = {

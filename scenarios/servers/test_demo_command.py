@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from harness.postgres.installations import wheel_bindir
 from harness.postgres.places import base_dir
+from scenarios.fixtures.skips import without_citus_anywhere
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 # Enough for a delta, few enough for a test: what is measured is not judged at this size.
@@ -88,15 +88,13 @@ def test_demo_on_plain_postgresql_says_why_and_tells_the_same_story(run: Run) ->
 
 
 def test_demo_without_citus_goes_on_with_plain_postgresql(run: Run) -> None:
-    wheel = wheel_bindir()
-    assert wheel is not None
-    done = run(*FEW, HARNESS_PG_BINDIR=str(wheel))
+    done = run(*FEW, **without_citus_anywhere())
     assert done.returncode == 0, done.stderr
     assert "no Citus here: no PostgreSQL with Citus was found" in done.stdout
     chapters = ("1. Tables", "2. A stream table", "3. Changes", "4. A refresh", "5. The SQL", "6. What it costs")
     for chapter in (*chapters, "recomputing", "ratio", "row for row", "nothing is left behind"):
         assert chapter in done.stdout
-    refused = run("--on", "citus", HARNESS_PG_BINDIR=str(wheel))
+    refused = run("--on", "citus", **without_citus_anywhere())
     assert refused.returncode == 3
     assert "no PostgreSQL with Citus was found" in refused.stderr
     assert refused.stdout == ""

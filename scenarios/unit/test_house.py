@@ -81,11 +81,15 @@ def test_hooks_before_a_commit_are_local() -> None:
 
 # What a room may not import: those above it, and those beside it.
 ABOVE = {
-    "postgres": {"clusters", "chain", "rehearsal", "report", "cli"},
-    "clusters": {"chain", "rehearsal", "report", "cli"},
-    "chain": {"rehearsal", "report", "cli"},
-    "rehearsal": {"report", "cli"},
-    "report": {"cli", "chain", "clusters", "postgres"},
+    "postgres": {"clusters", "citus", "chain", "trickle", "matrix", "rehearsal", "report", "cli", "pytest_plugin"},
+    "clusters": {"citus", "chain", "trickle", "matrix", "rehearsal", "report", "cli", "pytest_plugin"},
+    "citus": {"chain", "trickle", "matrix", "rehearsal", "report", "cli", "pytest_plugin"},
+    "chain": {"matrix", "rehearsal", "report", "cli", "pytest_plugin"},
+    "trickle": {"matrix", "rehearsal", "report", "cli", "pytest_plugin"},
+    "matrix": {"report", "cli", "pytest_plugin"},
+    "rehearsal": {"matrix", "report", "cli", "pytest_plugin"},
+    "report": {"cli", "chain", "clusters", "postgres", "pytest_plugin"},
+    "cli": {"pytest_plugin"},
 }
 
 

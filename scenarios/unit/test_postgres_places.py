@@ -14,7 +14,7 @@ import pytest
 
 from harness.errors import BadInputError, DiskFullError, EnvironmentMissingError, PortTakenError
 from harness.postgres import places, ports
-from harness.postgres.configuration import HBA_TEXT, check_settings, render
+from harness.postgres.configuration import check_settings, hba_text, render
 from harness.postgres.identity import SystemUser, can_enter, can_read_tree, child_environment, server_user
 from harness.postgres.passwords import make_password, password_file, read_password_file, scram_verifier
 from harness.postgres.ports import is_free, lease_port
@@ -153,6 +153,6 @@ def test_configuration_gives_each_setting_a_reason_and_trusts_nobody() -> None:
     ours = lines[: lines.index("# asked for by the caller")]
     assert all(line.startswith("# ") for line in ours[::2])
     assert lines[-1] == "a.b = 'it''s'"
-    assert {line.split()[-1] for line in HBA_TEXT.splitlines()} == {"scram-sha-256"}
+    assert {line.split()[-1] for line in hba_text().splitlines()} == {"scram-sha-256"}
     with pytest.raises(BadInputError, match="Listen_Addresses"):
         check_settings({"Listen_Addresses": "*"})

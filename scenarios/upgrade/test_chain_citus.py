@@ -9,7 +9,7 @@ from psycopg.rows import TupleRow
 
 from harness.chain import runner
 from harness.clusters import Cluster
-from harness.clusters.local import LocalCluster
+from harness.clusters.running import RunningCluster
 from harness.errors import PreflightError
 from harness.postgres import Node
 from scenarios.upgrade.small_installation import build_small_installation
@@ -55,7 +55,7 @@ def _net(node: Node, buffer: sql.Identifier) -> list[tuple[object, ...]]:
 
 def _assert_shards_on_both_workers(coordinator: Node, table: str) -> None:
     placed = coordinator.rows(
-        "SELECT DISTINCT nodeport FROM citus_shards WHERE table_name = %s::regclass ORDER BY 1", [table]
+        "SELECT DISTINCT nodename, nodeport FROM citus_shards WHERE table_name = %s::regclass", [table]
     )
     assert len(placed) == 2, f"{table} is not on both workers: {placed}"
 
@@ -170,15 +170,15 @@ def test_going_down_refuses_to_lose_capture(upgraded: Cluster) -> None:
     coordinator.sql("INSERT INTO dist VALUES (1000, 'free'); ")
 
 
-def test_a_worker_added_later_has_what_it_needs(fresh_cluster: LocalCluster) -> None:
+def test_a_worker_added_later_has_what_it_needs(fresh_cluster: RunningCluster) -> None:
     coordinator, late = fresh_cluster.coordinator, fresh_cluster.workers[1]
-    coordinator.sql("SELECT citus_remove_node('127.0.0.1', %s)", [late.port])
+    coordinator.sql("SELECT citus_remove_node(%s, %s)", late.address)
     assert late.value("SELECT to_regnamespace('pgtrickle') IS NULL") is True
     runner.upgrade(coordinator.dsn())
     coordinator.sql("CREATE TABLE early (id int PRIMARY KEY, v text)")
     coordinator.sql("SELECT create_distributed_table('early', 'id', shard_count := 4)")
     buffer = _capture(coordinator, "early")
-    coordinator.sql("SELECT citus_add_node('127.0.0.1', %s)", [late.port])
+    coordinator.sql("SELECT citus_add_node(%s, %s)", late.address)
     assert late.value(NEEDED_FUNCTIONS) == 5
     coordinator.sql("SELECT citus_rebalance_start()")
     coordinator.sql("SELECT citus_rebalance_wait()", deadline_s=60)

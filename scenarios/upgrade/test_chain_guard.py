@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 
 from harness.chain import runner
 from harness.clusters import Cluster
-from harness.clusters.local import LocalCluster
+from harness.clusters.running import RunningCluster
 from harness.postgres import DsnNode, Node, Server
 from scenarios.upgrade.engine_storage import GUARDS
 
@@ -157,13 +157,13 @@ def test_guard_holds_on_the_shards(citus_database: Cluster, table: str, place: s
 
 
 @pytest.mark.citus(">= 13")
-def test_guard_reaches_a_worker_added_later(fresh_cluster: LocalCluster) -> None:
+def test_guard_reaches_a_worker_added_later(fresh_cluster: RunningCluster) -> None:
     coordinator, late = fresh_cluster.coordinator, fresh_cluster.workers[1]
-    coordinator.sql("SELECT citus_remove_node('127.0.0.1', %s)", [late.port])
+    coordinator.sql("SELECT citus_remove_node(%s, %s)", late.address)
     runner.upgrade(coordinator.dsn())
     name = sql.Identifier("dist")
     _make(coordinator, name, "SELECT create_distributed_table('dist', '__pgt_row_id', shard_count := 4)")
-    coordinator.sql("SELECT citus_add_node('127.0.0.1', %s)", [late.port])
+    coordinator.sql("SELECT citus_add_node(%s, %s)", late.address)
     coordinator.sql("SELECT citus_rebalance_start(shard_transfer_mode := 'block_writes')")
     coordinator.sql("SELECT citus_rebalance_wait()", deadline_s=60)
     with coordinator.connect() as conn:
@@ -175,18 +175,17 @@ def test_guard_reaches_a_worker_added_later(fresh_cluster: LocalCluster) -> None
 
 
 @pytest.mark.citus(">= 13")
-def test_guard_of_before_citus_came_reaches_the_workers(fresh_cluster: LocalCluster) -> None:
+def test_guard_of_before_citus_came_reaches_the_workers(fresh_cluster: RunningCluster) -> None:
     """The chain ran on plain PostgreSQL: the trigger takes the function along."""
     coordinator = fresh_cluster.coordinator
     for node in fresh_cluster.nodes:
         node.sql("DROP EXTENSION citus CASCADE")
     runner.upgrade(coordinator.dsn())
-    ports = [worker.port for worker in fresh_cluster.workers]
     for node in fresh_cluster.nodes:
         node.sql("CREATE EXTENSION citus")
-    coordinator.sql("SELECT citus_set_coordinator_host('127.0.0.1', %s)", [coordinator.port])
-    for port in ports:
-        coordinator.sql("SELECT citus_add_node('127.0.0.1', %s)", [port])
+    coordinator.sql("SELECT citus_set_coordinator_host(%s, %s)", coordinator.address)
+    for worker in fresh_cluster.workers:
+        coordinator.sql("SELECT citus_add_node(%s, %s)", worker.address)
     name = sql.Identifier("dist")
     _make(coordinator, name, "SELECT create_distributed_table('dist', '__pgt_row_id', shard_count := 4)")
     for worker in fresh_cluster.workers:
