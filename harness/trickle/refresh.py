@@ -197,7 +197,7 @@ class _Run:
             (
                 table.needs_reinit,
                 "REINITIALIZE",
-                "a source changed in a way that no captured row tells (TRUNCATE, DDL)",
+                table.reinit_reason or "a source changed in a way that no captured row tells (TRUNCATE, DDL)",
             ),
             (not plan.is_incremental, "FULL", plan.reason),
             (
