@@ -62,12 +62,12 @@ def test_server_killed_in_the_middle_of_a_refresh(make_server: MakeServer) -> No
         assert_equal(connection, "totals")
 
 
-def test_upgraded_stream_tables_are_filled_anew_and_lose_nothing(database: Node) -> None:
+def test_upgraded_stream_tables_are_filled_anew_and_lose_nothing(empty_database: Node) -> None:
     """Rows have pg_trickle's row ids, and changes were captured before the upgrade and not applied."""
-    build_small_installation(database)
-    with database.connect() as connection:
+    build_small_installation(empty_database)
+    with empty_database.connect() as connection:
         connection.execute(CHANGES_BEFORE.encode())
-        upgrade(database.dsn())
+        upgrade(empty_database.dsn())
         connection.execute(CHANGES_BEFORE.encode())
         with StreamTables(connection) as stream_tables:
             names = [found.qualified for found in stream_tables.list()]
@@ -89,10 +89,10 @@ def test_upgraded_stream_tables_are_filled_anew_and_lose_nothing(database: Node)
             assert guarded == (len(names),)
 
 
-def test_upgraded_stream_table_without_incremental_form_holds_no_captured_rows(database: Node) -> None:
-    build_small_installation(database)
-    with database.connect() as connection:
-        upgrade(database.dsn())
+def test_upgraded_stream_table_without_incremental_form_holds_no_captured_rows(empty_database: Node) -> None:
+    build_small_installation(empty_database)
+    with empty_database.connect() as connection:
+        upgrade(empty_database.dsn())
         connection.execute(
             "UPDATE pgtrickle.pgt_stream_tables SET defining_query = 'SELECT cust, max(amt) AS total FROM public.orders"
             " WHERE id IN (SELECT id FROM public.orders) GROUP BY cust' WHERE pgt_name = 'by_cust'"

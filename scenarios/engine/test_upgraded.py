@@ -18,13 +18,13 @@ from harness.trickle import StreamTables
 from harness.trickle.oracle import assert_equal
 
 
-def test_demonstration_is_taken_over(database: Node) -> None:
+def test_demonstration_is_taken_over(empty_database: Node) -> None:
     """Changes were captured before the upgrade and not applied, and some come after it."""
-    upgrade(database.dsn(), "0001")
-    with database.connect() as connection:
+    upgrade(empty_database.dsn(), "0001")
+    with empty_database.connect() as connection:
         made = build_demonstration(connection, rows=3_000, seed=20)
         assert made.pending_count > 0
-        upgrade(database.dsn())
+        upgrade(empty_database.dsn())
         with StreamTables(connection) as stream_tables:
             listed = stream_tables.list()
             assert len(listed) == len(made.stream_tables)
