@@ -92,7 +92,7 @@ def test_thousand_sources_under_writers(database: Node, record_property: Record)
     # Generous, for machines that others share; what is usual is printed above.
     assert total_s <= 60
     # A stall is work of the sessions' own, so it grows with how slow the machine is just then: 78 ms where the upgrade
-    # took 10 s alone, 2.3 s where it took 23 s beside an image that was built. Without the chain's pauses: 4.7 s in 7 s.
+    # took 10 s alone, 2.3 s where it took 23 s beside an image build. Without the chain's pauses: 4.7 s in 7 s.
     assert figures["longest_stall_ms"] <= max(1000, 150 * total_s)
 
 
