@@ -31,11 +31,14 @@ def in_parallel(function: Callable[[N], T], items: Sequence[N]) -> list[T]:
         Exception: the only failure, as it was.
         ExceptionGroup: more than one failed; all of them.
     """
+    return _results(_run_all(function, items))
+
+
+def _run_all(function: Callable[[N], T], items: Sequence[N]) -> list[Future[T]]:
     if not items:
         return []
     with ThreadPoolExecutor(len(items), thread_name_prefix="cluster") as pool:
-        futures = [pool.submit(function, item) for item in items]
-    return _results(futures)
+        return [pool.submit(function, item) for item in items]
 
 
 def _results(futures: Sequence[Future[T]]) -> list[T]:
@@ -62,11 +65,7 @@ def results_or_first(futures: Sequence[Future[T]]) -> list[T]:
 
 def in_parallel_or_first(function: Callable[[N], T], items: Sequence[N]) -> list[T]:
     """As `in_parallel`, for what a person asked for: see `results_or_first`."""
-    if not items:
-        return []
-    with ThreadPoolExecutor(len(items), thread_name_prefix="cluster") as pool:
-        futures = [pool.submit(function, item) for item in items]
-    return results_or_first(futures)
+    return results_or_first(_run_all(function, items))
 
 
 class Cluster(Generic[NodeT_co]):
