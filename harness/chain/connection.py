@@ -44,6 +44,11 @@ def describe_dsn(dsn: str) -> str:
     return " ".join(named) or "libpq's defaults"
 
 
+# Of the session from its first statement on: a database may end statements that last for some milliseconds.
+_NO_TIMEOUTS = " -c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
+_NO_TRANSACTION_TIMEOUT = " -c transaction_timeout=0"  # since PostgreSQL 17
+
+
 def connect(dsn: str, *, autocommit: bool = True, read_only: bool = False) -> Connection:
     """Connect, with an application name that says who is there.
 
@@ -57,18 +62,27 @@ def connect(dsn: str, *, autocommit: bool = True, read_only: bool = False) -> Co
         ConnectionRefusedByInput: it leads to no database; says where it went, without the password.
     """
     where = describe_dsn(dsn)
-    options = {"application_name": APPLICATION_NAME, "connect_timeout": "10"}
-    if read_only:
-        given = conninfo.conninfo_to_dict(dsn).get("options") or ""
-        options["options"] = f"{given} -c default_transaction_read_only=on".strip()
+    given = conninfo.conninfo_to_dict(dsn).get("options") or ""
+    read = " -c default_transaction_read_only=on" if read_only else ""
     try:
-        return psycopg.connect(conninfo.make_conninfo(dsn, **options), autocommit=autocommit)
+        try:
+            return _open(dsn, f"{given}{_NO_TIMEOUTS}{_NO_TRANSACTION_TIMEOUT}{read}", autocommit=autocommit)
+        except psycopg.OperationalError as error:
+            if "transaction_timeout" not in str(error):
+                raise
+            # Too old a server, which the preflight refuses in words of its own.
+            return _open(dsn, f"{given}{_NO_TIMEOUTS}{read}", autocommit=autocommit)
     except psycopg.OperationalError as error:
         raise ConnectionRefusedByInput(
             f"no connection to {where}: {redact(str(error)).strip()}",
             hint="check host, port, database, role and password",
             sqlstate=error.sqlstate,
         ) from None
+
+
+def _open(dsn: str, options: str, *, autocommit: bool) -> Connection:
+    words = {"application_name": APPLICATION_NAME, "connect_timeout": "10", "options": options.strip()}
+    return psycopg.connect(conninfo.make_conninfo(dsn, **words), autocommit=autocommit)
 
 
 def translate(error: psycopg.Error, *, doing: str) -> HarnessError:

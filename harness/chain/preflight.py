@@ -195,7 +195,7 @@ def _check_left(connection: Connection, plan: Sequence[str]) -> tuple[Finding, .
             )
             for (name,) in rows
         )
-    if "0005" in plan:
+    if {"0005", "0008"} & set(plan):
         rows = connection.execute(
             "SELECT format('%I.%I', t.pgt_schema, t.pgt_name), l.holder, l.deadline::text FROM pgtrickle.st_locks l"
             " JOIN pgtrickle.pgt_stream_tables t USING (pgt_id) WHERE l.deadline > clock_timestamp() ORDER BY 1"

@@ -105,14 +105,14 @@ def _engine_connection(
     dsn: str, on_notice: Callable[[psycopg.errors.Diagnostic], None], options: ChainOptions
 ) -> Iterator[sqlalchemy.Connection]:
     def open_connection() -> Connection:
-        opened = connect(dsn, autocommit=False)
+        opened = connect(dsn)
         opened.add_notice_handler(on_notice)
         opened.execute(
             "SELECT set_config('pgtrickle.chain_lock_timeout_ms', %s, false),"
             " set_config('pgtrickle.chain_deadline_s', %s, false)",
             (str(options.lock_timeout_ms), str(options.deadline_s)),
         )
-        opened.commit()
+        opened.autocommit = False
         return opened
 
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=open_connection, poolclass=pool.NullPool)

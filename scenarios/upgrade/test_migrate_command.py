@@ -53,7 +53,7 @@ def test_up_status_and_down_in_words_and_in_json(database: Node, installed: Smal
     assert (document["schema"], document["passed"]) == ("harness/migrate/1", True)
     assert document["revision"] == runner.REVISIONS[-1]
     assert [r["revision"] for r in document["revisions"]] == list(runner.REVISIONS[1:])
-    assert [r["sources_moved"] for r in document["revisions"]] == [3, 0, 3, 0, 3, 0]
+    assert [r["sources_moved"] for r in document["revisions"]] == [3, 0, 3, 0, 3] + [0] * (len(runner.REVISIONS) - 6)
     assert runner.REVISIONS[-1] in _migrate("status", dsn=dsn).stdout
     down = _migrate("down", "0001", dsn=dsn)
     assert down.returncode == 0, down.stderr
