@@ -22,6 +22,7 @@
      │    ├── StreamTableNotFoundError  no stream table of that name
      │    ├── UnresolvedTransactionError  a prepared transaction that nobody resolved (D9)
      │    ├── LockedError               somebody else holds what is needed, and did not give it back in time
+     │    │    └── LeaseLostError       the right to refresh ran out on the way; nothing was changed
      │    └── PreflightError            findings, each with what to do; nothing was changed
      └── CheckFailedError         1  a check found a difference
           ├── HashCollisionError        two different rows with one hash; nothing was merged
@@ -154,6 +155,10 @@ class UnresolvedTransactionError(RefusedError):
 
 class LockedError(RefusedError):
     """Somebody else holds what is needed, and did not give it back in time."""
+
+
+class LeaseLostError(LockedError):
+    """The right to refresh a stream table ran out on the way, and its transaction was undone."""
 
 
 @dataclass(frozen=True)

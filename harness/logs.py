@@ -32,6 +32,11 @@ def _redact_event(_logger: object, _method: str, event: MutableMapping[str, Any]
     return {key: redact(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
+def to_stderr(*_arguments: Any) -> structlog.PrintLogger:
+    """What stderr is when something is logged: whoever replaces it for a while, as tests do, may close theirs."""
+    return structlog.PrintLogger(sys.stderr)
+
+
 def configure_logging() -> None:
     """Send logs to stderr at ``HARNESS_LOG_LEVEL``, as lines or (``HARNESS_LOG_JSON``) as JSON.
 
@@ -59,7 +64,7 @@ def configure_logging() -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=to_stderr,
         cache_logger_on_first_use=False,
     )
 
@@ -68,6 +73,6 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """A logger that says which room of the house speaks; on stderr even where nobody configured logging."""
     if not structlog.is_configured():
         # Used as a library: structlog's own default is stdout, which belongs to whoever called.
-        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+        structlog.configure(logger_factory=to_stderr)
     logger: structlog.stdlib.BoundLogger = structlog.get_logger(room=name)
     return logger

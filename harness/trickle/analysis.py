@@ -26,6 +26,7 @@ from harness.trickle.delta.functions import INEXACT
 from harness.trickle.delta.reasons import NotIncrementalError
 from harness.trickle.delta.tree import Catalog, build_tree
 from harness.trickle.sources import Source, fetch_sources
+from harness.trickle.surroundings import is_of_the_surroundings
 from harness.trickle.targets.groups import GroupTarget
 from harness.trickle.targets.plain import RowColumn, RowTarget
 from harness.trickle.targets.regroup import RegroupTarget
@@ -213,6 +214,8 @@ class _Reading:
         try:
             return [(column.type_text, column.is_enum) for column in describe(self._connection, query)]
         except psycopg.Error as error:
+            if is_of_the_surroundings(error, self._connection):
+                raise
             raise NotIncrementalError(
                 "a construct whose parts do not stand by themselves", str(error).splitlines()[0]
             ) from None
@@ -227,7 +230,9 @@ class _Reading:
             try:
                 with self._connection.transaction():
                     self._connection.execute(probe)
-            except psycopg.Error:
+            except psycopg.Error as error:
+                if is_of_the_surroundings(error, self._connection):
+                    raise
                 raise NotIncrementalError("groups by a type that cannot be hashed", key.type_text) from None
 
     def _row_columns(self) -> list[RowColumn]:

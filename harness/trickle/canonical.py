@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg import sql
+from psycopg import generators, sql
 from psycopg.pq import ExecStatus
 
 from harness.errors import BadInputError, MissingPrivilegeError, QueryRefusedError
+from harness.trickle.session import fetch_waiting
+from harness.trickle.surroundings import is_of_the_surroundings
 
 # A view of this name exists only inside a savepoint of the one who looks, in pg_temp.
 _PROBE = sql.Identifier("pg_temp", "__pgt_probe")
@@ -80,6 +82,8 @@ class Canonical:
 def undone(connection: psycopg.Connection[Any]) -> Iterator[None]:
     """Whatever happens inside leaves nothing: a transaction, or a savepoint in the caller's, that is rolled back."""
     with connection.transaction(force_rollback=True):
+        # Looking at a query takes its tables' locks, and waits for who has them.
+        connection.execute(fetch_waiting(connection))
         yield
 
 
@@ -131,10 +135,13 @@ def describe(connection: psycopg.Connection[Any], query: sql.Composable) -> tupl
     name = b"__pgt_describe"
     text = query.as_string(connection).encode(connection.info.encoding)
     with undone(connection):
-        result = connection.pgconn.prepare(name, text)
+        # Not libpq's blocking calls: where the server is silent they hold the whole process, whatever the deadline.
+        connection.pgconn.send_prepare(name, text)
+        [result] = connection.wait(generators.execute(connection.pgconn))
         if result.status != ExecStatus.COMMAND_OK:
             raise psycopg.errors.error_from_result(result, encoding=connection.info.encoding)
-        described = connection.pgconn.describe_prepared(name)
+        connection.pgconn.send_describe_prepared(name)
+        [described] = connection.wait(generators.execute(connection.pgconn))
         connection.execute("DEALLOCATE __pgt_describe")
     columns = [
         (
@@ -177,6 +184,7 @@ def canonicalize(connection: psycopg.Connection[Any], query: sql.Composable) -> 
     Raises:
         QueryRefusedError: PostgreSQL refuses the query.
         MissingPrivilegeError: it may not read what it names.
+        psycopg.Error: it could not be asked: a node is down, a lock was not to be had.
     """
     try:
         with undone(connection):
@@ -189,7 +197,7 @@ def canonicalize(connection: psycopg.Connection[Any], query: sql.Composable) -> 
     except psycopg.errors.SyntaxError as error:
         raise _refusal(error) from error
     except psycopg.Error as error:
-        if connection.closed:
+        if is_of_the_surroundings(error, connection):
             raise
         raise _refusal(error) from error
 

@@ -12,11 +12,12 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from harness import __version__
 from harness.errors import BadInputError, MissingPrivilegeError, StreamTableNotFoundError, UnsupportedVersionError
 from harness.trickle.frontier import Cut, read_cut
 
 # The revision that brought what this module reads.
-REVISION = "0007"
+REVISION = "0011"
 # How this project's storage is told from 0.2's (pgt_stream_tables.storage_format).
 STORAGE_FORMAT = 1
 # After so many failed refreshes in a row a stream table is in status ERROR, as in pg_trickle.
@@ -31,7 +32,9 @@ _COLUMNS = """t.pgt_id, t.pgt_relid::bigint, t.pgt_schema, t.pgt_name, t.definin
                                                  d.is_captured, k.captured_columns) ORDER BY d.source_relid)
               FROM pgtrickle.pgt_dependencies d
               LEFT JOIN pgtrickle.pgt_change_tracking k ON k.source_relid = d.source_relid
-              WHERE d.pgt_id = t.pgt_id), '[]')"""
+              WHERE d.pgt_id = t.pgt_id), '[]'),
+    t.suspended_reason, t.plan_epoch, t.reinit_reason,
+    (SELECT to_jsonb(h) FROM pgtrickle.st_history h WHERE h.pgt_id = t.pgt_id)"""
 _ALL_QUERY = sql.SQL("SELECT {} FROM pgtrickle.pgt_stream_tables t ORDER BY t.pgt_schema, t.pgt_name").format(
     sql.SQL(_COLUMNS)
 )
@@ -81,6 +84,10 @@ class StreamTable:
         us_per_change: what a change cost, in microseconds.
         version: of the catalog's row.
         dependencies: its sources.
+        suspended_reason: why it is not refreshed: what somebody said, or the failure that put it in ERROR.
+        plan_epoch: counts what changed in the things that its query names: a plan of another count is stale.
+        reinit_reason: why it has to be filled anew; None: no reason, or it does not have to.
+        history: what is known of its workers' history, as the catalog has it; None: nothing.
     """
 
     pgt_id: int
@@ -104,6 +111,10 @@ class StreamTable:
     us_per_change: float | None
     version: str
     dependencies: tuple[Dependency, ...]
+    suspended_reason: str | None = None
+    plan_epoch: int = 0
+    reinit_reason: str | None = None
+    history: Mapping[str, Any] | None = None
 
     @property
     def qualified(self) -> str:
@@ -156,12 +167,12 @@ def _row(row: Sequence[Any]) -> StreamTable:
 
 def fetch_all(connection: psycopg.Connection[Any]) -> list[StreamTable]:
     """Every stream table, by schema and name."""
-    return [_row(row) for row in connection.execute(_ALL_QUERY).fetchall()]
+    return [_row(row) for row in connection.execute(_ALL_QUERY, binary=True).fetchall()]
 
 
 def fetch_by_relid(connection: psycopg.Connection[Any], relid: int) -> StreamTable | None:
     """The stream table with that storage, by its OID, as the coordinator's catalog has it now; None if it is none."""
-    row = connection.execute(_ONE_QUERY, [relid]).fetchone()
+    row = connection.execute(_ONE_QUERY, [relid], binary=True).fetchone()
     return None if row is None else _row(row)
 
 
@@ -169,7 +180,7 @@ def check_catalog(connection: psycopg.Connection[Any]) -> None:
     """Refuse a database whose catalog is not at this project's head.
 
     Raises:
-        UnsupportedVersionError: there is none, or an older one.
+        UnsupportedVersionError: there is none, an older one, or one that this code does not know yet.
     """
     found: str | None = None
     try:
@@ -189,6 +200,13 @@ def check_catalog(connection: psycopg.Connection[Any]) -> None:
             f"the catalog of database {connection.info.dbname!r} is at {found or 'no revision'},"
             f" and stream tables need {REVISION}",
             hint="run: harness migrate up",
+        )
+    if found > REVISION:
+        raise UnsupportedVersionError(
+            f"the catalog of database {connection.info.dbname!r} is at {found}, and harness {__version__} knows it up"
+            f" to {REVISION}",
+            hint="use the newer harness that brought it there: pip install -U pgtrickle-citus-harness; or go back with"
+            f" that one: harness migrate down {REVISION}",
         )
 
 
@@ -347,6 +365,7 @@ def write_refreshed(
         " last_refresh_at = clock_timestamp(), consecutive_errors = 0, is_populated = true, storage_format = %s,"
         " updated_at = now(), status = CASE WHEN status = 'SUSPENDED' OR (status = 'ERROR' AND needs_reinit AND NOT %s)"
         " THEN status ELSE 'ACTIVE' END,"
+        " suspended_reason = CASE WHEN status = 'SUSPENDED' THEN suspended_reason END,"
         " needs_reinit = needs_reinit AND NOT (%s AND xmin::text = %s),"
         " last_full_ms = coalesce(%s, last_full_ms),"
         " differential_us_per_change = coalesce(%s, differential_us_per_change)"
@@ -365,16 +384,59 @@ def write_refreshed(
     )
 
 
-def write_failed(connection: psycopg.Connection[Any], stream_table: StreamTable) -> None:
-    """Count a refresh that failed; after `ERRORS_UNTIL_ERROR` in a row an active stream table is in status ERROR.
+def write_history_of_nodes(
+    connection: psycopg.Connection[Any], stream_table: StreamTable, history: Mapping[str, Any]
+) -> None:
+    """Write which refresh the workers know as the last one, once this one is committed.
+
+    Args:
+        connection: in the refresh's transaction, on the coordinator.
+        stream_table: whose.
+        history: its row of ``st_history``, without the number.
+    """
+    connection.execute(
+        "INSERT INTO pgtrickle.st_history AS h (pgt_id, history, refresh, nodes)"
+        " VALUES (%(id)s, %(history)s, %(refresh)s, %(nodes)s) ON CONFLICT (pgt_id) DO UPDATE"
+        " SET history = excluded.history, refresh = excluded.refresh, nodes = excluded.nodes",
+        {**history, "nodes": Jsonb(history["nodes"]), "id": stream_table.pgt_id},
+    )
+
+
+def write_marked(connection: psycopg.Connection[Any], stream_table: StreamTable, reason: str) -> None:
+    """Have a stream table filled anew by its next refresh, and forget where it stopped.
+
+    Args:
+        connection: to the coordinator.
+        stream_table: whose row of the catalog is changed.
+        reason: why, for people.
+    """
+    connection.execute(
+        "UPDATE pgtrickle.pgt_stream_tables SET needs_reinit = true, reinit_reason = %s, updated_at = now(),"
+        " frontier = NULL WHERE pgt_id = %s",
+        [reason, stream_table.pgt_id],
+    )
+
+
+def write_failed(
+    connection: psycopg.Connection[Any],
+    stream_table: StreamTable,
+    error: Exception,
+    errors_until_error: int = ERRORS_UNTIL_ERROR,
+) -> None:
+    """Count a refresh that failed; after so many in a row a stream table is in status ERROR, and the reason is kept.
 
     Args:
         connection: in a transaction of its own: that of the refresh is gone.
         stream_table: whose; its row of the catalog, on the coordinator, is changed.
+        error: what it failed with.
+        errors_until_error: after how many.
     """
     connection.execute(
         "UPDATE pgtrickle.pgt_stream_tables SET consecutive_errors = consecutive_errors + 1, updated_at = now(),"
-        " status = CASE WHEN status = 'ACTIVE' AND consecutive_errors + 1 >= %s THEN 'ERROR' ELSE status END"
-        " WHERE pgt_id = %s",
-        [ERRORS_UNTIL_ERROR, stream_table.pgt_id],
+        " status = CASE WHEN status IN ('ACTIVE', 'INITIALIZING') AND consecutive_errors + 1 >= %(most)s THEN 'ERROR'"
+        " ELSE status END,"
+        " suspended_reason = CASE WHEN status <> 'SUSPENDED' AND consecutive_errors + 1 >= %(most)s"
+        " THEN format('%%s failed refreshes in a row: %%s', consecutive_errors + 1, %(why)s::text)"
+        " ELSE suspended_reason END WHERE pgt_id = %(id)s",
+        {"most": errors_until_error, "why": str(error).strip()[:1000], "id": stream_table.pgt_id},
     )

@@ -6,6 +6,10 @@ from harness.trickle.catalog import StreamTable
 
 # Below so many changes a refresh costs what its statements cost, whatever their number: no measure of a single change.
 FEWEST_TO_MEASURE = 100
+# What a refresh takes whatever it does; counted with the changes, a small refresh would make a change look dear.
+FIXED_MS = 5.0
+# A refresh is never held to be more than nine tenths fixed: what a change costs is not nothing.
+LEAST_SHARE = 0.1
 # How much of the last measure a new one replaces: one slow refresh on a busy machine must not decide for long.
 NEW_SHARE = 0.5
 # After recomputing, what a change is held to cost shrinks a little, so that the delta is tried again some time.
@@ -59,5 +63,5 @@ def measured(stream_table: StreamTable, change_count: int, elapsed_ms: float, *,
         return None if known is None else known * FORGET
     if change_count < FEWEST_TO_MEASURE:
         return None
-    now = elapsed_ms * 1000 / change_count
+    now = max(elapsed_ms - FIXED_MS, elapsed_ms * LEAST_SHARE) * 1000 / change_count
     return now if known is None else known * (1 - NEW_SHARE) + now * NEW_SHARE

@@ -12,6 +12,7 @@ from harness.errors import BadInputError, MissingPrivilegeError, QueryRefusedErr
 from harness.trickle.analysis import Analysis, analyze
 from harness.trickle.canonical import plain_query
 from harness.trickle.plans import kept_distribution
+from harness.trickle.schedules import is_span, read_schedule
 from harness.trickle.storage import REFERENCE_BELOW_ROWS
 from harness.trickle.targets.shape import RESERVED_PREFIX, ROW_ID
 from harness.trickle.targets.whole import WholeTarget
@@ -49,7 +50,8 @@ def schedule_s(schedule: str) -> int:
     total = sum(int(number) * _UNITS_S[unit] for number, unit in re.findall(r"(\d+)([dhms])", text))
     if not _SCHEDULE.fullmatch(text) or total < 1:
         raise BadInputError(
-            f"schedule {schedule!r} is no span of time", hint="write 30s, 5m, 1h30m or 1d; none: refreshed by hand"
+            f"schedule {schedule!r} is no span of time",
+            hint="write 30s, 5m, 1h30m or 1d, cron ('*/5 * * * *', @hourly), or after its sources; none: by hand",
         )
     return total
 
@@ -58,7 +60,7 @@ def check_words(schedule: str | None, mode: str, placement: str) -> tuple[str | 
     """Schedule, mode and placement as the catalog keeps them; looked at here, and on no node.
 
     Args:
-        schedule: a span such as ``30s`` or ``1h30m``; None: refreshed by hand.
+        schedule: a span such as ``30s`` or ``1h30m``, cron, or ``after``; None: refreshed by hand.
         mode: AUTO, DIFFERENTIAL or FULL, in any case.
         placement: auto, local, reference or distributed, in any case.
 
@@ -66,7 +68,10 @@ def check_words(schedule: str | None, mode: str, placement: str) -> tuple[str | 
         BadInputError: one of them is no such word.
     """
     if schedule is not None:
-        schedule_s(schedule)
+        if is_span(schedule):
+            schedule_s(schedule)
+        else:
+            read_schedule(schedule)
     if mode.upper() == "IMMEDIATE":
         raise BadInputError(
             "mode IMMEDIATE is not offered: it makes every writer of a source wait for the stream table",

@@ -14,6 +14,7 @@ from harness.trickle.catalog import StreamTable
 from harness.trickle.plans import Plan, empty_cut, make_window, stage
 from harness.trickle.pushdown import fetch_plans
 from harness.trickle.session import Statements
+from harness.trickle.surroundings import is_of_the_surroundings
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ def explain(
             most = int(stream_table.last_full_ms * 1000 / stream_table.us_per_change)
             reason += f"; from about {max(most, costs.FEWEST_TO_MEASURE)} changes on, AUTO recomputes it"
     else:
-        full = sql.SQL("{}").format(target.full_query(plan.full_moment, window))
-        statements.run("the query, recomputed", full)
+        statements.run(
+            "the query, recomputed", lambda: sql.SQL("{}").format(target.full_query(plan.full_moment, window))
+        )
         reason = plan.reason
     pushdown = _pushdown(connection, statements.seen) if has_citus else ()
     return Explanation(
@@ -86,7 +88,7 @@ def _pushdown(connection: psycopg.Connection[Any], statements: list[tuple[str, s
         try:
             plans = [plan for _place, plan in fetch_plans(connection, statements, only={place})]
         except psycopg.Error as error:
-            if connection.closed:
+            if is_of_the_surroundings(error, connection):
                 raise
             found.append(f"{purpose}: no plan: {error.diag.message_primary}")
             continue

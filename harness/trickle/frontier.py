@@ -71,6 +71,26 @@ class Cut:
         return entry
 
 
+@dataclass(frozen=True)
+class MarkedCut(Cut):
+    """Stands for a cut in statements that are kept and used again with others.
+
+    Attributes:
+        mark: what stands in a statement where the condition of a cut goes.
+    """
+
+    mark: str = ""
+
+    def holds(self, xid: sql.Composable, node: sql.Composable | None = None) -> sql.Composed:
+        """The mark; whoever replaces it knows the expressions."""
+        return sql.Composed([raw_mark(self.mark)])
+
+
+def raw_mark(mark: str) -> sql.SQL:
+    """A mark as a part of a statement: it is made here, of letters and digits."""
+    return sql.SQL(mark)
+
+
 def _is_in(xid: sql.Composable, snapshot: str) -> sql.Composed:
     newest = snapshot.split(":")[1]
     if not in_progress(snapshot):

@@ -8,14 +8,17 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from harness.errors import BadInputError
+from harness.errors import BadInputError, RefusedError
 from harness.trickle import catalog
 from harness.trickle.analysis import Analysis
 from harness.trickle.catalog import StreamTable
 from harness.trickle.definition import Home
-from harness.trickle.session import LOCK_TIMEOUT_MS
+from harness.trickle.session import giving_way
 from harness.trickle.sources import Source
 from harness.trickle.storage import create_storage, drop_query, shard_count_for
+
+# A stream table that is being made in another one's place is called this and its number, until it is filled.
+REMAKE_PREFIX = "__pgt_new_"
 
 
 def named(connection: psycopg.Connection[Any], name: str) -> tuple[str, str]:
@@ -36,6 +39,10 @@ def named(connection: psycopg.Connection[Any], name: str) -> tuple[str, str]:
         schema = str(row[0])
     if schema in {"pgtrickle", "pgtrickle_changes", "pg_catalog", "information_schema"}:
         raise BadInputError(f"schema {schema} is not for stream tables", hint="use a schema of yours")
+    if table.startswith(REMAKE_PREFIX):
+        raise BadInputError(
+            f"{table} is a name for what is being made", hint=f"one that begins without {REMAKE_PREFIX}"
+        )
     return schema, table
 
 
@@ -90,15 +97,17 @@ def make(
 
     Raises:
         BadInputError, MissingPrivilegeError: the table cannot be; nothing was made.
-        psycopg.Error: PostgreSQL refused something else, such as a lock within 10 s; nothing was made.
+        psycopg.Error: PostgreSQL refused something else, such as a lock; nothing was made, and it may be tried again.
     """
-    with connection.transaction():
-        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
+    with giving_way(connection):
         if has_citus:
             # A function cannot be made after a parallel command in one transaction (F24).
             connection.execute("SET LOCAL citus.multi_shard_modify_mode = 'sequential'")
         if instead_of is not None:
             connection.execute(drop_query(instead_of.identifier, cascade=False))
+        if home.placement != "local":
+            # What each node notes of its refreshes.
+            connection.execute("SELECT pgtrickle.share_with_workers()")
         beside = next((source for source in analysis.sources if source.relid == home.colocate_with), None)
         relid = create_storage(
             connection,
@@ -156,7 +165,7 @@ def _write_rows(
             [
                 pgt_id,
                 source.relid,
-                _source_type(source),
+                source_type(source),
                 source.stable_name,
                 source.placement,
                 analysis.is_incremental and source in analysis.tables,
@@ -164,10 +173,68 @@ def _write_rows(
         )
 
 
-def _source_type(source: Source) -> str:
+def source_type(source: Source) -> str:
+    """The word of the catalog for what a source is."""
     if source.is_stream_table:
         return "STREAM_TABLE"
     return {"m": "MATVIEW", "f": "FOREIGN_TABLE", "v": "VIEW"}.get(source.kind, "TABLE")
+
+
+def swap(
+    connection: psycopg.Connection[Any],
+    before: StreamTable,
+    made: StreamTable,
+    *,
+    schedule: str | None,
+    has_citus: bool,
+) -> None:
+    """Put a stream table that was made aside in the place of another one, in one transaction, on the coordinator.
+
+    Args:
+        connection: in autocommit, idle, with the lease of the one that goes: the transaction checks it.
+        before: the one that goes, with its table; its number and history stay, and its being suspended.
+        made: the one that comes, filled.
+        schedule: what it gets.
+        has_citus: whether there is a cluster.
+
+    Raises:
+        RefusedError: something depends on the table that goes; nothing was changed.
+    """
+    try:
+        with giving_way(connection):
+            if has_citus:
+                connection.execute("SET LOCAL citus.multi_shard_modify_mode = 'sequential'")
+            connection.execute(drop_query(before.identifier, cascade=False))
+            # A hook did it already, where there is one.
+            connection.execute("DELETE FROM pgtrickle.pgt_stream_tables WHERE pgt_id = %s", [before.pgt_id])
+            connection.execute(
+                sql.SQL("ALTER TABLE {} RENAME TO {}").format(made.identifier, sql.Identifier(before.name))
+            )
+            connection.execute(
+                "UPDATE pgtrickle.pgt_stream_tables SET pgt_name = %(name)s, schedule = %(schedule)s,"
+                " updated_at = now(), suspended_reason = %(reason)s,"
+                " status = CASE WHEN %(suspended)s THEN 'SUSPENDED' ELSE status END WHERE pgt_id = %(id)s",
+                {
+                    "name": before.name,
+                    "schedule": schedule,
+                    "suspended": before.status == "SUSPENDED",
+                    "reason": before.suspended_reason if before.status == "SUSPENDED" else None,
+                    "id": made.pgt_id,
+                },
+            )
+            # Its number, in one statement: keys are checked at the end of it.
+            connection.execute(
+                "WITH d AS (UPDATE pgtrickle.pgt_dependencies SET pgt_id = %(to)s WHERE pgt_id = %(was)s),"
+                " h AS (UPDATE pgtrickle.pgt_refresh_history SET pgt_id = %(to)s WHERE pgt_id = %(was)s)"
+                " UPDATE pgtrickle.pgt_stream_tables SET pgt_id = %(to)s WHERE pgt_id = %(was)s",
+                {"to": before.pgt_id, "was": made.pgt_id},
+            )
+            remove_captures(connection, [dependency.relid for dependency in before.dependencies])
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise RefusedError(
+            f"{before.qualified} cannot be made anew: {error.diag.message_detail}",
+            hint="drop what depends on it, and make it again afterwards",
+        ) from error
 
 
 def remove_captures(connection: psycopg.Connection[Any], relids: Sequence[int]) -> None:

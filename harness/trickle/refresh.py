@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -16,9 +16,11 @@ from harness.trickle import catalog, cleanup, costs
 from harness.trickle.catalog import Refresh, StreamTable
 from harness.trickle.delta.window import Moment, SourceWindow, Window
 from harness.trickle.frontier import COORDINATOR, Cut
+from harness.trickle.history import History, Note, new_refresh, read_history
 from harness.trickle.nodes import Workers, read_cut
-from harness.trickle.plans import Plan, make_window, stage
-from harness.trickle.session import Statements, transaction
+from harness.trickle.pending import Pending, count, highest_seq_id, look
+from harness.trickle.plans import Plan, make_texts, make_window, stage
+from harness.trickle.session import LOCK_TIMEOUT_MS, Statements, patiently, transaction
 from harness.trickle.sources import Source
 from harness.trickle.storage import guard, reshape
 from harness.trickle.targets.target import Applied, insert_query
@@ -26,21 +28,11 @@ from harness.trickle.targets.target import Applied, insert_query
 # A refresh that met another transaction's write begins anew; three times in a row is no accident.
 ATTEMPTS = 4
 _CONFLICTS = (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected)
-
-
-@dataclass(frozen=True)
-class Pending:
-    """What a source's buffer holds for a refresh.
-
-    Attributes:
-        row_count: captured rows inside the window.
-        is_truncated: whether a TRUNCATE is among them.
-        seq_id: the highest sequence value; None where there is none.
-    """
-
-    row_count: int = 0
-    is_truncated: bool = False
-    seq_id: int | None = None
+# The last statement of a refresh may wait longer than the others: nobody who waits for it locks the history. Not SET,
+# which Citus would take to every connection of the transaction.
+_LAST_LOCK_TIMEOUT = sql.SQL("SELECT pg_catalog.set_config('lock_timeout', {}, true)").format(
+    sql.Literal(str(LOCK_TIMEOUT_MS))
+)
 
 
 @dataclass(frozen=True)
@@ -64,16 +56,21 @@ def refresh(
     plan: Plan,
     workers: Workers | None,
     *,
+    begun_at: datetime,
+    check_alone: Callable[[], None] = lambda: None,
     mode: str | None = None,
     initiated_by: str = "MANUAL",
 ) -> Refresh:
     """Bring a stream table up to date.
 
     Args:
-        connection: to the coordinator, in autocommit, idle; nobody else refreshes this stream table meanwhile.
+        connection: to the coordinator, in autocommit, idle; nobody else refreshes this stream table meanwhile: the
+            database checks it in each commit (leases.py).
         stream_table: as the catalog has it now.
         plan: how it follows its query.
         workers: of a cluster; None without one.
+        begun_at: when the right to refresh was had, by the server's clock; the rows are at least as fresh as that.
+        check_alone: raises where that right was lost; asked before a refresh begins anew.
         mode: FULL or DIFFERENTIAL for this time; None: as the catalog says.
         initiated_by: for the history.
 
@@ -85,16 +82,29 @@ def refresh(
         HashCollisionError: two different rows have one row id.
         LockedError: a source stayed locked.
         ServerGoneError: a worker does not answer.
+        HistoryChangedError: a worker is not where the stream table last stopped: the caller marks it, and begins anew.
+        LeaseLostError: `check_alone` says so.
         psycopg.Error: PostgreSQL refused something else, such as an overflow in the query itself.
     """
-    run = _Run(connection, stream_table, plan, workers, mode=mode or stream_table.mode, initiated_by=initiated_by)
+    run = _Run(
+        connection,
+        stream_table,
+        plan,
+        workers,
+        begun_at=begun_at,
+        mode=mode or stream_table.mode,
+        initiated_by=initiated_by,
+    )
     forced: _Choice | None = None
-    for attempt in range(ATTEMPTS):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
-            return run.once(forced)
+            return patiently(lambda: run.once(forced))  # noqa: B023 - called here and now
         except _CONFLICTS:
-            if attempt == ATTEMPTS - 1:
+            if attempt == ATTEMPTS:
                 raise
+            check_alone()
         except _FillUnderLockError as error:
             forced = error.choice
         except (OutOfStepError, psycopg.errors.NotNullViolation, psycopg.DataError) as error:
@@ -114,7 +124,6 @@ def refresh(
                 f"{stream_table.qualified} was not refreshed: {_first_line(error)}",
                 hint="somebody holds a lock on it or on one of its sources (pg_locks); try again when they are done",
             ) from error
-    raise AssertionError("the last attempt returns or raises")
 
 
 def _again(reason: str) -> _Choice:
@@ -133,9 +142,11 @@ class _Run:
         plan: Plan,
         workers: Workers | None,
         *,
+        begun_at: datetime,
         mode: str,
         initiated_by: str,
     ) -> None:
+        self._begun_at = begun_at
         self._connection = connection
         self._table = stream_table
         self._plan = plan
@@ -145,6 +156,10 @@ class _Run:
         self._old: dict[int, Cut | None] = {
             source.relid: stream_table.cut(source.stable_name) for source in plan.sources
         }
+        self._is_kept_there = stream_table.placement != "local"
+        # Workers matter where rows are read from them or kept on them.
+        self._asked = workers if plan.has_distributed or self._is_kept_there else None
+        self._history = read_history(stream_table.history)
         #: Whether the last attempt filled the table anew.
         self.is_filling = False
 
@@ -153,19 +168,36 @@ class _Run:
     def once(self, forced: _Choice | None) -> Refresh:
         """One attempt; with a reason to fill the table anew, if there is one."""
         self._begun = time.perf_counter()
-        self._begun_at = datetime.now(UTC)
         must = self._must_fill(forced)
         found: dict[int, Pending] = {}
         if must is None:
-            found = self._look()
+            if self._asked is not None and self._history.nodes:
+                # No captured row tells that a worker went back. And asked with a deadline before anything goes through
+                # Citus, which waits for a worker that is silent without end.
+                self._asked.look(self._note(is_forced=False, is_look=True))
+            found = {
+                source.relid: look(self._connection, source, self._old[source.relid]) for source in self._plan.sources
+            }
             if self._mode != "FULL" and not any(pending.row_count for pending in found.values()):
                 return self._nothing()
-        has_plain = any(not source.is_distributed for source in self._plan.sources)
-        with transaction(self._connection, has_citus=self._workers is not None, is_repeatable=has_plain):
-            done, left = self._inside(must, found)
+        # One snapshot for all that is read here; not where sources are locked first: with the first lock Citus begins
+        # the workers' transactions, whose snapshots would be older than the other locks, and than the cut.
+        is_locking = must is not None and self._plan.full_moment is Moment.NOW
+        is_repeatable = not is_locking and any(not source.is_distributed for source in self._plan.sources)
+        note = None if self._asked is None else self._note(is_forced=must is not None)
+        if self._asked is not None:
+            known = max((cut.groups for cut in self._old.values() if cut is not None), default=0)
+            self._asked.note_groups(known)
+        with transaction(self._connection, has_citus=self._workers is not None, is_repeatable=is_repeatable):
+            done, left = self._inside(must, found, note)
+        if note is not None and self._asked is not None:
+            self._asked.confirm(note)
         if left:
             cleanup.delete_consumed(self._connection, left)
         return replace(done, elapsed_ms=self._elapsed_ms)
+
+    def _note(self, *, is_forced: bool, is_look: bool = False) -> Note:
+        return Note(self._history, None if is_look else new_refresh(), self._is_kept_there, is_forced)
 
     @property
     def _elapsed_ms(self) -> float:
@@ -181,7 +213,7 @@ class _Run:
             (
                 table.needs_reinit,
                 "REINITIALIZE",
-                "a source changed in a way that no captured row tells (TRUNCATE, DDL)",
+                table.reinit_reason or "a source changed in a way that no captured row tells (TRUNCATE, DDL)",
             ),
             (not plan.is_incremental, "FULL", plan.reason),
             (
@@ -191,33 +223,6 @@ class _Run:
             ),
         ]
         return next((_Choice(action, reason) for holds, action, reason in reasons if holds), None)
-
-    def _look(self) -> dict[int, Pending]:
-        """What the buffers hold beyond the last cut: one query a source; no node is asked for a snapshot (F32, F33).
-
-        Of a distributed source all that is seen here ended before the cut of this refresh, so it counts. Of the others
-        only whether there is anything: they are counted in the refresh's own snapshot.
-        """
-        return {source.relid: self._look_at(source) for source in self._plan.sources}
-
-    def _look_at(self, source: Source) -> Pending:
-        old = self._old[source.relid]
-        if old is None:
-            return Pending()
-        since = SourceWindow(source, True, old, old).since()
-        if source.is_distributed:
-            return self._count(source, since)
-        query = sql.SQL("SELECT 1 FROM {} AS __pgt_b WHERE {} LIMIT 1").format(source.buffer, since)
-        return Pending(len(self._connection.execute(query).fetchall()))
-
-    def _count(self, source: Source, condition: sql.Composed) -> Pending:
-        seq_id = sql.SQL("max(__pgt_b.seq_id)") if source.is_distributed else sql.SQL("NULL")
-        row = self._connection.execute(
-            sql.SQL(
-                "SELECT count(*), count(*) FILTER (WHERE __pgt_b.action = 'T'), {} FROM {} AS __pgt_b WHERE {}"
-            ).format(seq_id, source.buffer, condition)
-        ).fetchone()
-        return Pending(int(row[0]), bool(row[1]), row[2]) if row else Pending()
 
     def _nothing(self) -> Refresh:
         reason = "no source changed"
@@ -234,19 +239,20 @@ class _Run:
 
     # inside the transaction
 
-    def _inside(self, must: _Choice | None, found: Mapping[int, Pending]) -> tuple[Refresh, list[Source]]:
+    def _inside(
+        self, must: _Choice | None, found: Mapping[int, Pending], note: Note | None
+    ) -> tuple[Refresh, list[Source]]:
         """The refresh, and the sources whose consumed rows are still there."""
-        if self._plan.full_moment is Moment.NOW and must is not None:
+        if must is not None and self._plan.full_moment is Moment.NOW:
             self._lock_sources()
         row = self._connection.execute(
             "SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text"
         ).fetchone()
         snapshot, lsn = (str(row[0]), str(row[1])) if row else ("", "")
-        asks_workers = self._plan.has_distributed and self._workers is not None
         now = read_cut(
-            self._connection,
             snapshot,
-            self._workers if asks_workers else None,
+            self._asked,
+            note=note,
             is_settled=must is not None and self._plan.full_moment is Moment.NOW,
         )
         pending = dict(found)
@@ -254,26 +260,30 @@ class _Run:
             # In the refresh's own snapshot, whatever was seen before it: that is where it stops.
             old = self._old[source.relid]
             if must is None and old is not None and not source.is_distributed:
-                pending[source.relid] = self._count(source, SourceWindow(source, True, old, now).within())
+                pending[source.relid] = count(self._connection, source, SourceWindow(source, True, old, now).within())
         changes = sum(one.row_count for one in pending.values())
         choice = must or self._choose(pending, changes)
         self.is_filling = choice.action != "DIFFERENTIAL"
         if must is None and self.is_filling and self._plan.full_moment is Moment.NOW:
             raise _FillUnderLockError(choice)
         new = {source.relid: self._stop(source, pending, now) for source in self._plan.sources}
-        changed: dict[int, int | None] = {relid: one.row_count for relid, one in pending.items() if one.row_count}
-        window = make_window(self._plan, old=self._old, new=new, changed=changed)
+        changed = {relid: one.row_count for relid, one in pending.items() if one.row_count}
         if self.is_filling:
+            window = make_window(self._plan, old=self._old, new=new, changed=changed)
             applied, strategy = self._fill(window), "swap"
         elif not changed:
             choice, applied, strategy = _Choice("NO_DATA", "no source changed before the cut"), Applied(), ""
         else:
-            statements = Statements(self._connection)
+            window, texts = make_texts(self._connection, self._plan, old=self._old, new=new, changed=changed)
+            statements = Statements(self._connection, texts=texts)
             window = stage(statements, self._plan, window)
             applied = self._plan.analysis.target.apply(statements, self._plan.place, window)
             strategy = self._plan.strategy
-        left = cleanup.delete_own(self._connection, self._table.pgt_id, self._plan.sources, new)
-        self._write(choice, new, lsn, pending, applied=applied, strategy=strategy)
+        # Where nothing is taken, nothing is to be deleted.
+        taken = [source for source in self._plan.sources if self.is_filling or pending[source.relid].row_count]
+        left = cleanup.delete_own(self._connection, self._table.pgt_id, taken, new)
+        known = None if note is None or self._asked is None else note.noted(self._asked.identities)
+        self._write(choice, new, lsn, pending, applied=applied, strategy=strategy, known=known)
         return self._result(choice.action, choice.reason, changes, applied, strategy), left
 
     def _stop(self, source: Source, pending: Mapping[int, Pending], now: Cut) -> Cut:
@@ -324,6 +334,7 @@ class _Run:
         *,
         applied: Applied,
         strategy: str,
+        known: History | None,
     ) -> None:
         elapsed_ms = self._elapsed_ms
         changes = sum(one.row_count for one in pending.values())
@@ -334,7 +345,7 @@ class _Run:
             entries[source.stable_name] = new[source.relid].as_entry(
                 lsn=lsn,
                 at=at,
-                seq_id=_seq_id(self._table, source.stable_name, found) if source.is_distributed else None,
+                seq_id=highest_seq_id(self._table, source.stable_name, found) if source.is_distributed else None,
                 only=None if source.is_distributed else COORDINATOR,
             )
         catalog.write_refreshed(
@@ -346,6 +357,9 @@ class _Run:
             last_full_ms=elapsed_ms if self.is_filling else None,
             us_per_change=costs.measured(self._table, changes, elapsed_ms, is_full=self.is_filling),
         )
+        if known is not None:
+            catalog.write_history_of_nodes(self._connection, self._table, known.as_entry())
+        self._connection.execute(_LAST_LOCK_TIMEOUT)
         catalog.write_history(
             self._connection,
             self._table,
@@ -372,8 +386,3 @@ class _Run:
             self._elapsed_ms,
             strategy,
         )
-
-
-def _seq_id(stream_table: StreamTable, stable_name: str, found: Pending) -> int:
-    before = (stream_table.frontier or {}).get("sources", {}).get(stable_name, {}).get("seq_id") or 0
-    return max(int(before), found.seq_id or 0)

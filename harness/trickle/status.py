@@ -12,6 +12,7 @@ from psycopg import sql
 from harness.trickle.catalog import StreamTable
 from harness.trickle.delta.window import SourceWindow
 from harness.trickle.frontier import COORDINATOR, Cut
+from harness.trickle.leases import LOCK_CLASS
 from harness.trickle.nodes import Workers
 from harness.trickle.sources import Source, fetch_sources
 
@@ -43,13 +44,26 @@ class Status:
         stream_table: it.
         pending: captured rows by source that are not applied yet.
         held_by: who has written to a source and not committed, the oldest first.
+        lag_s: how old its rows are, in seconds, by the server's clock; None: it was never filled.
+        at_work: who refreshes or changes it now; None: nobody.
     """
 
     stream_table: StreamTable
     pending: Mapping[str, int]
     held_by: tuple[Holder, ...]
+    lag_s: float | None = None
+    at_work: str | None = None
 
 
+# By lease on a cluster, by advisory lock without one.
+_LAG_QUERY = """
+    SELECT greatest(0, extract(epoch FROM clock_timestamp() - t.data_timestamp))::float8,
+           coalesce((SELECT l.holder FROM pgtrickle.st_locks l WHERE l.pgt_id = t.pgt_id),
+                    (SELECT coalesce(nullif(a.application_name, ''), 'a session') || ', server process ' || a.pid
+                     FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid)
+                     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = %s::oid
+                       AND l.objid = t.pgt_id::oid AND a.datname = pg_catalog.current_database() LIMIT 1))
+    FROM pgtrickle.pgt_stream_tables t WHERE t.pgt_id = %s"""
 # A writer of a source has a lock on its change buffer, or on a shard of it, until it ends.
 _HOLDERS_QUERY = """
     SELECT a.pid, extract(epoch FROM clock_timestamp() - a.xact_start)::float8, coalesce(a.state, ''),
@@ -82,7 +96,8 @@ def fetch_status(connection: psycopg.Connection[Any], stream_table: StreamTable,
     held = [Holder("coordinator", *row) for row in connection.execute(_HOLDERS_QUERY, [names]).fetchall()]
     if workers is not None and any(source.is_distributed for source in sources):
         held += [Holder(node, *row) for node, row in workers.rows(_HOLDERS_QUERY, [names])]
-    return Status(stream_table, pending, tuple(sorted(held, key=lambda holder: -holder.age_s)))
+    lag_s, at_work = connection.execute(_LAG_QUERY, [LOCK_CLASS, stream_table.pgt_id]).fetchone() or (None, None)
+    return Status(stream_table, pending, tuple(sorted(held, key=lambda holder: -holder.age_s)), lag_s, at_work)
 
 
 def _pending(connection: psycopg.Connection[Any], stream_table: StreamTable, source: Source) -> int:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-from datetime import UTC, datetime
+import time
+from collections.abc import Iterator
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,10 +17,17 @@ import psycopg
 from psycopg import sql
 
 from harness.errors import (
+    BadInputError,
+    EnvironmentMissingError,
     HarnessError,
     LockedError,
     QueryRefusedError,
     RefusedError,
+    ServerError,
+    ServerGoneError,
+    StreamTableNotFoundError,
+    UnresolvedTransactionError,
+    WaitTimeoutError,
 )
 from harness.trickle import catalog
 from harness.trickle.analysis import Analysis, analyze
@@ -26,35 +35,77 @@ from harness.trickle.canonical import plain_query
 from harness.trickle.catalog import Refresh, StreamTable
 from harness.trickle.definition import Home, check_access_method, check_query, check_words, choose_home, recomputed
 from harness.trickle.explain import Explanation, explain
-from harness.trickle.making import make, named, refuse_taken, remove_captures
+from harness.trickle.history import HistoryChangedError, adopt_database
+from harness.trickle.leases import Kind, Lease, Leases
+from harness.trickle.making import REMAKE_PREFIX, make, named, refuse_taken, remove_captures, swap
 from harness.trickle.nodes import Workers, refuse_unresolved
 from harness.trickle.plans import Plan, choose_plan
 from harness.trickle.refresh import refresh
-from harness.trickle.session import LOCK_TIMEOUT_MS, alone, refuse_busy, understood
+from harness.trickle.repair.settle import fenced, settle, settle_columns
+from harness.trickle.schedules import is_after
+from harness.trickle.session import giving_way, patiently, refuse_busy, understood
 from harness.trickle.sources import has_citus
 from harness.trickle.status import Status, fetch_status
 from harness.trickle.storage import drop_query
+from harness.trickle.surroundings import is_of_the_surroundings
+
+# How long who just made a stream table waits to fill it: a scheduler may have been quicker.
+FILL_WAIT_S = 600.0
+
+
+# Before a stream table that was followed is recomputed for good, its query is looked at again after so many seconds.
+PAUSES_S = (0.5, 2.0)
+
+
+def _is_captured(stream_table: StreamTable) -> bool:
+    return any(dependency.is_captured for dependency in stream_table.dependencies)
+
+
+def _is_no_fault_of_its_table(error: Exception, connection: psycopg.Connection[Any]) -> bool:
+    """Whether a refresh failed because of the cluster, and not because of its table: a worker is down, a transaction is
+    prepared, the disk is full. Then it is right again as soon as they are, and nobody has to resume it."""
+    ours = (ServerError, EnvironmentMissingError, WaitTimeoutError, UnresolvedTransactionError)
+    if isinstance(error, psycopg.errors.QueryCanceled):  # a statement_timeout: the next one takes as long
+        return False
+    if isinstance(error, (*ours, psycopg.OperationalError)):
+        return True
+    return isinstance(error, psycopg.Error) and is_of_the_surroundings(error, connection)
 
 
 class StreamTables:
     """The stream tables of one database.
 
     Args:
-        connection: to the coordinator, or to a server without Citus; in autocommit, idle, at revision 0007 or later. It
-            stays the caller's.
+        connection: to the coordinator, or to a server without Citus; in autocommit, idle, at revision 0008. It stays
+            the caller's.
+        lease_kind: how sessions are kept apart; None: by leases on a cluster, by advisory locks without one. All who
+            work on one database have to use the same.
+        errors_until_error: after so many failed refreshes in a row a stream table is in status ERROR.
+
+    Attributes:
+        leases: who may work on a stream table, and how often this session had to wait for that.
 
     Raises:
         BadInputError: the connection is in the middle of something.
-        UnsupportedVersionError: the catalog is missing or older.
+        UnsupportedVersionError: the catalog is missing, or not of this version.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        *,
+        lease_kind: Kind | None = None,
+        errors_until_error: int = catalog.ERRORS_UNTIL_ERROR,
+    ) -> None:
         refuse_busy(connection)
         catalog.check_catalog(connection)
+        adopt_database(connection)
         self._connection = connection
         self._has_citus = has_citus(connection)
         self._workers = Workers(connection) if self._has_citus else None
         self._plans: dict[int, tuple[object, Plan]] = {}
+        self._errors_until_error = errors_until_error
+        self.leases = Leases(connection, lease_kind or ("lease" if self._has_citus else "advisory"))
 
     def __enter__(self) -> Self:
         return self
@@ -65,9 +116,35 @@ class StreamTables:
         self.close()
 
     def close(self) -> None:
-        """Close the connections to workers; they are opened again when needed."""
+        """Close the connections to workers, and the one that keeps leases alive; they are opened again when needed."""
+        self.leases.close()
         if self._workers is not None:
             self._workers.close()
+
+    @contextlib.contextmanager
+    def _understood(self, what: str) -> Iterator[None]:
+        """As `understood`; and where Citus only says that something failed inside, which worker is gone."""
+        try:
+            with understood(what, self._connection):
+                yield
+        except LockedError:
+            if self._workers is not None and not self._connection.closed:
+                # It may be one that is prepared and never ended who holds it (D9).
+                refuse_unresolved(self._workers.read())
+            raise
+        except (psycopg.errors.InternalError, psycopg.errors.ObjectNotInPrerequisiteState, ServerGoneError) as error:
+            is_named = isinstance(error, ServerGoneError) and error.node is not None
+            if is_named or self._workers is None or self._connection.closed:
+                raise
+            gone = self._workers.find_gone() or self._workers.find_named(error)
+            if gone is None:
+                raise
+            raise ServerGoneError(
+                f"{what}: {gone.message}",
+                hint="nothing was changed; refresh it again once the worker is back",
+                node=gone.node,
+                sqlstate=error.sqlstate,
+            ) from error
 
     # making and changing
 
@@ -79,7 +156,8 @@ class StreamTables:
         Args:
             name: ``schema.table`` or ``table``, as SQL writes it.
             query: one SELECT.
-            schedule: how old it may become, such as ``30s`` or ``1h30m``; None: refreshed by hand.
+            schedule: how old it may become, such as ``30s`` or ``1h30m``; or cron in UTC; or ``after``: whenever a
+                stream table that it reads was refreshed; None: refreshed by hand.
             mode: AUTO (the cheaper of the two), DIFFERENTIAL or FULL.
             placement: where its rows are: local, reference, distributed, or auto (plan P5.1: local if no source is
                 distributed, reference below 100,000 rows, distributed from there on: by the source's own distribution
@@ -99,30 +177,51 @@ class StreamTables:
         schema, table = named(self._connection, name)
         refuse_taken(self._connection, schema, table)
         check_access_method(self._connection)
-        with understood(f"stream table {schema}.{table}"):
-            analysis = check_query(self._connection, query, mode)
+        with self._understood(f"stream table {schema}.{table}"):
+            analysis = patiently(lambda: check_query(self._connection, query, mode))
             self._refuse_unresolved(analysis)
+            if is_after(schedule):
+                self._refuse_after_nothing(f"{schema}.{table}", {source.relid for source in analysis.sources})
             home = choose_home(self._connection, analysis, placement, has_citus=self._has_citus)
-            made = self._make(
+            made = self._make_filled(
                 sql.Identifier(schema, table),
                 analysis,
                 home,
                 schedule=schedule,
                 mode=mode,
                 original=plain_query(query),
-                instead_of=None,
             )
-            try:
-                reason = self._plan(made).reason if analysis.is_incremental else ""
-                if reason:
-                    made = self._make_recomputed(made, analysis, home, reason)
-                self.refresh(made.qualified, initiated_by="INITIAL")
-            except BaseException:
-                # Nothing of it may stay; what hinders that is said by the error that is on its way.
-                with contextlib.suppress(psycopg.Error, HarnessError):
-                    self.drop(made.qualified)
-                raise
+        self._signal()
+        return made
+
+    def _make_filled(
+        self,
+        name: sql.Identifier,
+        analysis: Analysis,
+        home: Home,
+        *,
+        schedule: str | None,
+        mode: str,
+        original: sql.SQL,
+    ) -> StreamTable:
+        """A new stream table, filled; on an exception nothing of it is left."""
+        made = self._make(name, analysis, home, schedule=schedule, mode=mode, original=original, instead_of=None)
+        try:
+            reason = self._plan(made).reason if analysis.is_incremental else ""
+            if reason:
+                made = self._make_recomputed(made, analysis, home, reason)
+            self.refresh(made.qualified, initiated_by="INITIAL", wait_s=FILL_WAIT_S)
+        except BaseException:
+            # Nothing of it may stay; what hinders that is said by the error that is on its way.
+            with contextlib.suppress(psycopg.Error, HarnessError):
+                self.drop(made.qualified)
+            raise
         return self._known(made.relid)
+
+    def _signal(self) -> None:
+        """Tell schedulers that there is something new; one that misses it sees it at its next look."""
+        with contextlib.suppress(psycopg.Error):
+            self._connection.execute("SELECT pgtrickle.signal_dag_rebuild()")
 
     def _make_recomputed(self, made: StreamTable, analysis: Analysis, home: Home, reason: str) -> StreamTable:
         """Make it again for recomputing, where it turned out that Citus takes its delta in no way."""
@@ -140,9 +239,20 @@ class StreamTables:
             original=original,
             instead_of=made,
         )
-        with self._connection.transaction():
-            remove_captures(self._connection, [dependency.relid for dependency in made.dependencies])
+
+        def remove() -> None:
+            with giving_way(self._connection):
+                remove_captures(self._connection, [dependency.relid for dependency in made.dependencies])
+
+        patiently(remove)
         return found
+
+    def _refuse_after_nothing(self, name: str, sources: builtins.set[int]) -> None:
+        if not sources & {found.relid for found in self.list()}:
+            raise BadInputError(
+                f"{name} cannot be refreshed after its sources: none of them is a stream table",
+                hint="give it a schedule of its own, such as 30s",
+            )
 
     def _refuse_unresolved(self, analysis: Analysis) -> None:
         if self._workers is not None and any(source.placement != "local" for source in analysis.sources):
@@ -159,16 +269,18 @@ class StreamTables:
         original: sql.SQL,
         instead_of: StreamTable | None,
     ) -> StreamTable:
-        relid = make(
-            self._connection,
-            name,
-            analysis,
-            home,
-            schedule=schedule,
-            mode=mode,
-            original=original,
-            instead_of=instead_of,
-            has_citus=self._has_citus,
+        relid = patiently(
+            lambda: make(
+                self._connection,
+                name,
+                analysis,
+                home,
+                schedule=schedule,
+                mode=mode,
+                original=original,
+                instead_of=instead_of,
+                has_citus=self._has_citus,
+            )
         )
         return self._known(relid)
 
@@ -179,7 +291,8 @@ class StreamTables:
 
         Args:
             name: which one.
-            query: another query; the table is made anew, and is empty until it is filled.
+            query: another query. A new table is made and filled beside the present one, which readers see until both
+                change places in one transaction.
             schedule: how old it may become; ``manual``: refreshed by hand.
             mode: AUTO, DIFFERENTIAL or FULL.
 
@@ -192,25 +305,26 @@ class StreamTables:
         refuse_busy(self._connection)
         before = catalog.find(self._connection, name)
         is_manual = schedule is not None and schedule.strip().lower() == "manual"
-        new_schedule, new_mode, _ = check_words(
-            None if is_manual else (schedule or before.schedule), mode or before.mode, "auto"
-        )
-        with alone(self._connection, before.pgt_id, before.qualified), understood(before.qualified):
+        # A schedule that came with an upgrade may be one that 0.2 alone reads: it stays as it is.
+        new_schedule, new_mode, _ = check_words(None if is_manual else schedule, mode or before.mode, "auto")
+        if schedule is None:
+            new_schedule = before.schedule
+        if is_after(new_schedule) and query is None:
+            self._refuse_after_nothing(before.qualified, {dependency.relid for dependency in before.dependencies})
+        relid = before.relid
+        with self._understood(before.qualified), self.leases.held(before.pgt_id, before.qualified):
             if query is not None or (mode is not None and new_mode != before.mode):
-                self._remake(before, query, new_schedule, new_mode)
+                relid = self._remake(before, query, new_schedule, new_mode)
             else:
                 self._connection.execute(
                     "UPDATE pgtrickle.pgt_stream_tables SET schedule = %s, updated_at = now() WHERE pgt_id = %s",
                     [new_schedule, before.pgt_id],
                 )
-        after = next(found for found in self.list() if found.pgt_id == before.pgt_id)
-        return after if after.is_populated else self._filled(after)
+        self._signal()
+        return self._known(relid)
 
-    def _filled(self, stream_table: StreamTable) -> StreamTable:
-        self.refresh(stream_table.qualified, initiated_by="INITIAL")
-        return self._known(stream_table.relid)
-
-    def _remake(self, before: StreamTable, query: str | None, schedule: str | None, mode: str) -> None:
+    def _remake(self, before: StreamTable, query: str | None, schedule: str | None, mode: str) -> int:
+        """Give it another query or mode; the OID of its table afterwards."""
         text = query if query is not None else before.query
         analysis = check_query(self._connection, text, mode)
         if any(source.relid == before.relid for source in analysis.sources):
@@ -222,7 +336,7 @@ class StreamTables:
                 " WHERE pgt_id = %s",
                 [schedule, mode, before.pgt_id],
             )
-            return
+            return before.relid
         readers = self._readers(before)
         if readers:
             raise RefusedError(
@@ -232,25 +346,53 @@ class StreamTables:
         home = Home(before.placement)
         if before.placement == "distributed":
             home = choose_home(self._connection, analysis, "distributed", has_citus=self._has_citus)
-        original = plain_query(query if query is not None else before.original_query)
+        aside = sql.Identifier(before.schema, f"{REMAKE_PREFIX}{before.pgt_id}")
+        self._drop_left_behind(aside)
+        made = self._make_filled(
+            aside,
+            analysis,
+            home,
+            # Nobody else refreshes it while it is aside.
+            schedule=None,
+            mode=mode,
+            original=plain_query(query if query is not None else before.original_query),
+        )
         try:
-            self._make(
-                before.identifier,
-                analysis,
-                home,
-                schedule=schedule,
-                mode=mode,
-                original=original,
-                instead_of=before,
-            )
-        except psycopg.errors.DependentObjectsStillExist as error:
-            raise RefusedError(
-                f"{before.qualified} cannot be made anew: {error.diag.message_detail}",
-                hint="drop what depends on it, and make it again afterwards",
-            ) from error
+            patiently(lambda: swap(self._connection, before, made, schedule=schedule, has_citus=self._has_citus))
+        except BaseException:
+            with contextlib.suppress(psycopg.Error, HarnessError):
+                self.drop(made.qualified)
+            raise
         self._plans.pop(before.pgt_id, None)
-        with self._connection.transaction():
-            remove_captures(self._connection, [dependency.relid for dependency in before.dependencies])
+        self._plans.pop(made.pgt_id, None)
+        return made.relid
+
+    def _drop_left_behind(self, aside: sql.Identifier) -> None:
+        """What an earlier change left that was killed before it was done."""
+        with contextlib.suppress(StreamTableNotFoundError):
+            self.drop(aside.as_string(self._connection))
+
+    def clear_left_behind(self) -> builtins.list[str]:
+        """Drop what changes of queries left aside that were killed before they were done: nobody refreshes it, and it
+        would keep its sources' buffers from being emptied.
+
+        Returns:
+            Their names. One whose change is still at work is left alone.
+        """
+        gone = []
+        for found in self.list():
+            number = found.name.removeprefix(REMAKE_PREFIX)
+            if found.name == number or not number.isdigit():
+                continue
+            try:
+                with self.leases.held(int(number), found.qualified):
+                    self.drop(found.qualified)
+            except LockedError:
+                continue
+            except StreamTableNotFoundError:  # what it was to replace is gone, too
+                self.drop(found.qualified)
+            gone.append(found.qualified)
+        return gone
 
     @staticmethod
     def _is_same(plan: Plan, analysis: Analysis) -> bool:
@@ -262,13 +404,16 @@ class StreamTables:
 
     # refreshing
 
-    def refresh(self, name: str, *, mode: str | None = None, initiated_by: str = "MANUAL") -> Refresh:
+    def refresh(
+        self, name: str, *, mode: str | None = None, initiated_by: str = "MANUAL", wait_s: float = 0.0
+    ) -> Refresh:
         """Bring a stream table up to date.
 
         Args:
             name: which one.
             mode: FULL or DIFFERENTIAL for this time; None: as it was made.
             initiated_by: for the history: MANUAL, SCHEDULER or INITIAL.
+            wait_s: how long to wait for whoever else refreshes or changes it, in seconds.
 
         Returns:
             What was done; the history has it too.
@@ -277,33 +422,64 @@ class StreamTables:
             StreamTableNotFoundError: there is none of that name.
             RefusedError: it is suspended, or the mode cannot be.
             LockedError: somebody else refreshes it, or a source stays locked.
+            LeaseLostError: this session gave no sign of life for so long that its lease ran out; nothing was changed.
             UnresolvedTransactionError, HashCollisionError, ServerGoneError: see `harness.trickle.refresh`.
         """
         refuse_busy(self._connection)
         pgt_id, relid = catalog.find_number(self._connection, name)
         if mode is not None:
             mode = check_words(None, mode, "auto")[1]
-        with alone(self._connection, pgt_id, name), understood(name):
-            found = self._known(relid)
+        with understood(name, self._connection), self.leases.held(pgt_id, name, wait_s=wait_s) as lease:
+            found = catalog.fetch_by_relid(self._connection, relid) or catalog.find(self._connection, name)
+            if found.pgt_id != pgt_id:
+                raise RefusedError(f"{name} was made anew while it was waited for", hint="refresh it again")
+            relid = found.relid  # another one where its query was altered meanwhile
             if found.status == "SUSPENDED":
                 raise RefusedError(f"{found.qualified} is suspended", hint="resume it first: harness st resume")
-            begun_at = datetime.now(UTC)
             try:
-                plan = self._plan(found)
-                if mode == "DIFFERENTIAL" and not plan.is_incremental:
-                    raise QueryRefusedError(
-                        f"{found.qualified} has no incremental form: {plan.reason}", hint="refresh it in mode FULL"
-                    )
-                return refresh(self._connection, found, plan, self._workers, mode=mode, initiated_by=initiated_by)
+                with self._understood(found.qualified):
+                    try:
+                        return self._refresh(found, lease, mode, initiated_by)
+                    except HistoryChangedError as error:
+                        catalog.write_marked(self._connection, found, error.reason)
+                        return self._refresh(self._known(relid), lease, mode, initiated_by)
             except (HarnessError, psycopg.Error) as error:
-                self._note_failure(found, error, begun_at, initiated_by)
+                self._note_failure(found, error, lease.taken_at, initiated_by)
                 raise
 
+    def _refresh(self, found: StreamTable, lease: Lease, mode: str | None, initiated_by: str) -> Refresh:
+        is_marked = found.needs_reinit or found.status == "ERROR"
+        if self._workers is not None and (is_marked or found.pgt_id not in self._plans):
+            # With a deadline, before anything goes through Citus, which waits for a worker that is silent without end.
+            self._workers.read()
+        if is_marked:
+            settle(self._connection, found)
+            found = self._known(found.relid)
+        found, plan = self._planned(found)
+        if mode == "DIFFERENTIAL" and not plan.is_incremental:
+            raise QueryRefusedError(
+                f"{found.qualified} has no incremental form: {plan.reason}", hint="refresh it in mode FULL"
+            )
+        return refresh(
+            self._connection,
+            found,
+            plan,
+            self._workers,
+            begun_at=lease.taken_at,
+            check_alone=lambda: self.leases.check(lease, found.qualified),
+            mode=mode,
+            initiated_by=initiated_by,
+        )
+
     def _note_failure(self, found: StreamTable, error: Exception, begun_at: datetime, initiated_by: str) -> None:
-        if self._connection.closed or isinstance(error, (LockedError, RefusedError)):
+        if self._connection.closed or isinstance(error, LockedError):
+            return
+        # Who asks for what cannot be is told so, and the table is as it was; a scheduler asks for nothing of its own.
+        if isinstance(error, RefusedError) and initiated_by != "SCHEDULER":
             return
         with contextlib.suppress(psycopg.Error), self._connection.transaction():
-            catalog.write_failed(self._connection, found)
+            if not _is_no_fault_of_its_table(error, self._connection):
+                catalog.write_failed(self._connection, found, error, self._errors_until_error)
             catalog.write_history(
                 self._connection,
                 found,
@@ -314,6 +490,18 @@ class StreamTables:
                 error=str(error)[:2000],
                 initiated_by=initiated_by,
             )
+
+    def _planned(self, found: StreamTable) -> tuple[StreamTable, Plan]:
+        """A stream table as the catalog has it once its plan is made, which may write there; and the plan."""
+        while True:
+            known = self._plans.get(found.pgt_id)
+            plan = patiently(lambda: self._plan(found))  # noqa: B023 - called here and now
+            if self._plans.get(found.pgt_id) is known:
+                return found, plan
+            now = self._known(found.relid)
+            if now.plan_epoch == found.plan_epoch:
+                return now, plan
+            found = now
 
     def _plan(self, stream_table: StreamTable) -> Plan:
         """How it follows its query; found out once for as long as neither it nor its sources change."""
@@ -326,19 +514,18 @@ class StreamTables:
             stream_table.schema,
             stream_table.name,
             stream_table.dependencies,
+            stream_table.plan_epoch,
         )
         known = self._plans.get(stream_table.pgt_id)
         if known is not None and known[0] == known_as:
             return known[1]
-        if stream_table.status == "ERROR" or stream_table.needs_reinit:
-            self._mend_capture(stream_table)
-        analysis = analyze(self._connection, plain_query(stream_table.query))
+        analysis = self._analyzed(stream_table)
         if stream_table.mode == "FULL":
             analysis = recomputed(analysis)
-        elif not any(dependency.is_captured for dependency in stream_table.dependencies):
+        elif not _is_captured(stream_table):
             analysis = recomputed(analysis, "a delta that Citus could not plan when it was made")
-        if not analysis.is_incremental and any(dependency.is_captured for dependency in stream_table.dependencies):
-            self._stop_reading(stream_table)
+        if not analysis.is_incremental and _is_captured(stream_table):
+            self._stop_reading(stream_table, analysis)
         plan = choose_plan(
             self._connection,
             analysis,
@@ -352,30 +539,47 @@ class StreamTables:
         self._plans[stream_table.pgt_id] = (known_as, plan)
         return plan
 
-    def _stop_reading(self, stream_table: StreamTable) -> None:
-        """A table that recomputes its query, as one that came with an upgrade may have to, holds no row in a buffer."""
-        with self._connection.transaction():
-            self._connection.execute(
-                "UPDATE pgtrickle.pgt_dependencies SET is_captured = false WHERE pgt_id = %s", [stream_table.pgt_id]
-            )
-            remove_captures(self._connection, [dependency.relid for dependency in stream_table.dependencies])
+    def _analyzed(self, stream_table: StreamTable) -> Analysis:
+        """What its query is; asked again before one that was followed is given up.
 
-    def _mend_capture(self, stream_table: StreamTable) -> None:
-        """Make capture fit its sources again: where a DDL hook could not follow, it captures nothing any more."""
-        for dependency in stream_table.dependencies:
-            if dependency.captured is not None:
-                with self._connection.transaction():
-                    self._connection.execute(
-                        "SELECT pgtrickle.install_capture(c.oid) FROM pg_class c WHERE c.oid = %s", [dependency.relid]
-                    )
+        A name that changes reaches the nodes of a cluster one after the other: meanwhile it cannot be read (chaos seed
+        311).
+        """
+        for pause_s in PAUSES_S:
+            analysis = analyze(self._connection, plain_query(stream_table.query))
+            if analysis.is_incremental or stream_table.mode == "FULL" or not _is_captured(stream_table):
+                return analysis
+            time.sleep(pause_s)
+        return analyze(self._connection, plain_query(stream_table.query))
+
+    def _stop_reading(self, stream_table: StreamTable, analysis: Analysis) -> None:
+        """A table that recomputes its query, as one that came with an upgrade may have to, holds no row in a buffer."""
+        if self._known(stream_table.relid).plan_epoch != stream_table.plan_epoch:
+            # It was looked at while somebody altered what it names: that says nothing about its query.
+            raise LockedError(
+                f"what {stream_table.qualified} reads was altered meanwhile",
+                hint="refresh it again; nothing was changed",
+            )
+
+        def stop() -> None:
+            with fenced(self._connection, stream_table):
+                self._connection.execute(
+                    "UPDATE pgtrickle.pgt_dependencies SET is_captured = false WHERE pgt_id = %s", [stream_table.pgt_id]
+                )
+                remove_captures(self._connection, [dependency.relid for dependency in stream_table.dependencies])
+
+        # First: who is killed between the two does both again.
+        patiently(lambda: settle_columns(self._connection, stream_table, analysis.target.shape))
+        patiently(stop)
 
     # the rest
 
-    def suspend(self, name: str) -> StreamTable:
+    def suspend(self, name: str, reason: str | None = None) -> StreamTable:
         """Let nobody refresh it until it is resumed; its sources are captured meanwhile, and nothing is lost.
 
         Args:
             name: which one.
+            reason: why, for whoever asks later; the catalog keeps it.
 
         Returns:
             The stream table as it is now: one row of the catalog, on the coordinator, was changed.
@@ -383,7 +587,7 @@ class StreamTables:
         Raises:
             StreamTableNotFoundError: there is none of that name.
         """
-        return self._set_status(name, "SUSPENDED")
+        return self._set_status(name, "SUSPENDED", reason)
 
     def resume(self, name: str) -> StreamTable:
         """Let it be refreshed again, its failures forgotten.
@@ -397,16 +601,17 @@ class StreamTables:
         Raises:
             StreamTableNotFoundError: there is none of that name.
         """
-        return self._set_status(name, "ACTIVE")
+        return self._set_status(name, "ACTIVE", None)
 
-    def _set_status(self, name: str, status: str) -> StreamTable:
+    def _set_status(self, name: str, status: str, reason: str | None) -> StreamTable:
         found = catalog.find(self._connection, name)
         self._connection.execute(
             "UPDATE pgtrickle.pgt_stream_tables SET status = CASE WHEN %(status)s = 'ACTIVE' AND NOT is_populated"
             " THEN 'INITIALIZING' ELSE %(status)s END,"
-            " consecutive_errors = 0, updated_at = now() WHERE pgt_id = %(id)s",
-            {"status": status, "id": found.pgt_id},
+            " consecutive_errors = 0, suspended_reason = %(reason)s, updated_at = now() WHERE pgt_id = %(id)s",
+            {"status": status, "id": found.pgt_id, "reason": reason},
         )
+        self._signal()
         return self._known(found.relid)
 
     def drop(self, name: str, *, cascade: bool = False) -> None:
@@ -431,24 +636,48 @@ class StreamTables:
         while readers:
             self.drop(readers[0], cascade=True)
             readers = self._readers(found)
-        with alone(self._connection, found.pgt_id, found.qualified):
+        with self.leases.held(found.pgt_id, found.qualified):
             try:
-                with self._connection.transaction():
-                    self._connection.execute(
-                        sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS))
-                    )
-                    if self._has_citus:
-                        self._connection.execute("SET LOCAL citus.multi_shard_modify_mode = 'sequential'")
-                    self._connection.execute(drop_query(found.identifier, cascade=cascade))
-                    self._connection.execute(
-                        "DELETE FROM pgtrickle.pgt_stream_tables WHERE pgt_id = %s", [found.pgt_id]
-                    )
-                    remove_captures(self._connection, [dependency.relid for dependency in found.dependencies])
+                patiently(lambda: self._drop(found, cascade=cascade))
             except psycopg.errors.DependentObjectsStillExist as error:
                 raise RefusedError(
                     f"{found.qualified} is used: {error.diag.message_detail}", hint="drop that first, or use cascade"
                 ) from error
+            except psycopg.Error as error:
+                self._note_unfinished_drop(found, error)
+                raise
         self._plans.pop(found.pgt_id, None)
+        self._signal()
+
+    def _drop(self, found: StreamTable, *, cascade: bool) -> None:
+        with giving_way(self._connection):
+            if self._has_citus:
+                self._connection.execute("SET LOCAL citus.multi_shard_modify_mode = 'sequential'")
+            self._connection.execute(drop_query(found.identifier, cascade=cascade))
+            self._connection.execute("DELETE FROM pgtrickle.pgt_stream_tables WHERE pgt_id = %s", [found.pgt_id])
+            remove_captures(self._connection, [dependency.relid for dependency in found.dependencies])
+
+    def _note_unfinished_drop(self, found: StreamTable, error: psycopg.Error) -> None:
+        """While a worker is down Citus drops nothing: the wish is kept, and ``harness st repair`` ends it.
+
+        Raises:
+            ServerGoneError: that is why.
+        """
+        if self._workers is None or self._connection.closed:
+            return
+        try:
+            self._workers.read()
+        except ServerGoneError as gone:
+            self._connection.execute(
+                "UPDATE pgtrickle.pgt_stream_tables SET drop_requested_at = clock_timestamp(), status = 'SUSPENDED',"
+                " suspended_reason = 'it was dropped while a worker was down', updated_at = now() WHERE pgt_id = %s",
+                [found.pgt_id],
+            )
+            raise ServerGoneError(
+                f"{found.qualified} cannot be dropped now: {gone.message}",
+                hint="it is refreshed no more, and goes once the worker is back: harness st repair",
+                node=gone.node,
+            ) from error
 
     def _readers(self, stream_table: StreamTable) -> builtins.list[str]:
         """The stream tables that read one, by name."""
@@ -494,7 +723,7 @@ class StreamTables:
         """
         refuse_busy(self._connection)
         found = catalog.find(self._connection, name)
-        with understood(found.qualified):
+        with self._understood(found.qualified):
             return explain(self._connection, found, self._plan(found), has_citus=self._has_citus)
 
     def _known(self, relid: int) -> StreamTable:

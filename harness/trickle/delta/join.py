@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
+from math import prod
 
 from psycopg import sql
 
-from harness.trickle.delta.rows import Rows, derived, names, select
+from harness.trickle.delta.rows import Rows, derived, names, select, union_all
 from harness.trickle.delta.window import WEIGHT, Moment, Window
+
+# A change meets each of the other tables in two parts at most; beyond so many joins of parts, each is read as one.
+MOST_PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -83,23 +88,29 @@ class Join:
         return [self._term([item.rows.at_query(moment, window) for item in self.items])]
 
     def delta_terms(self, window: Window) -> list[Term]:
-        """How its rows changed: one term for each item that changed."""
+        """How its rows changed: a term for each item that changed, and for each part of those that it meets."""
         terms = []
         for place, item in enumerate(self.items):
             delta = item.rows.delta_query(window)
             if delta is None:
                 continue
-            queries = [
-                delta if other == place else self.other_query(place, other, window) for other in range(len(self.items))
-            ]
-            terms.append(
-                self._term([self._staged(place, other, window) or query for other, query in enumerate(queries)])
-            )
+            parts = []
+            for other, met in enumerate(self.items):
+                staged = self._staged(place, other, window)
+                if staged is not None:
+                    parts.append([staged])
+                elif other == place:
+                    parts.append([delta])
+                else:
+                    parts.append(met.rows.at_parts(_moment(place, other), window))
+            if prod(map(len, parts)) > MOST_PARTS:
+                parts = [[union_all(part)] for part in parts]
+            terms += [self._term(queries) for queries in product(*parts)]
         return terms
 
     def other_query(self, changed: int, other: int, window: Window) -> sql.Composed:
-        """What one item is joined with when another one changed: its old rows, if it stands before it, else its new."""
-        return self.items[other].rows.at_query(Moment.OLD if other < changed else Moment.NEW, window)
+        """What one item is joined with when another one changed."""
+        return self.items[other].rows.at_query(_moment(changed, other), window)
 
     def _staged(self, changed: int, other: int, window: Window) -> sql.Composed | None:
         table = window.staged.get((self.number, changed, other))
@@ -110,3 +121,8 @@ class Join:
     def is_plain(self, moment: Moment, window: Window) -> bool:
         """Whether each of its rows has the weight 1."""
         return all(item.rows.is_plain(moment, window) for item in self.items)
+
+
+def _moment(changed: int, other: int) -> Moment:
+    """When an item is met by another one's change: its old rows, if it stands before that one, else its new."""
+    return Moment.OLD if other < changed else Moment.NEW

@@ -63,11 +63,32 @@ class Project(Rows):
         return self.rows.is_plain(moment, window)
 
     def is_unique(self) -> bool:
-        """Where the key of every table in FROM is selected: the same row cannot come twice."""
+        """Where the selected columns say which row of every table in FROM it is: the same row cannot come twice.
+
+        A table whose key is selected is known, and so is one whose key the join holds equal to columns of known ones.
+        """
+        if not all(item.rows.is_unique() for item in self.rows.items):
+            return False
         kept = {found for found in self.plain_columns if found is not None}
-        return all(
-            item.rows.is_unique() and all((item.alias, name) in kept for name in unique_columns(item.rows))
-            for item in self.rows.items
+        known: set[str] = set()
+        while True:
+            found = {
+                item.alias
+                for item in self.rows.items
+                if all(
+                    (item.alias, name) in kept or self._is_linked((item.alias, name), known)
+                    for name in unique_columns(item.rows)
+                )
+            }
+            if found == known:
+                return len(known) == len(self.rows.items)
+            known = found
+
+    def _is_linked(self, column: tuple[str, str], known: set[str]) -> bool:
+        return any(
+            mine == column and theirs[0] in known and theirs[0] != column[0]
+            for link in self.rows.join.links
+            for mine, theirs in ((link.left, link.right), (link.right, link.left))
         )
 
 

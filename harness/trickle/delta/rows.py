@@ -41,6 +41,10 @@ class Rows(abc.ABC):
             ValueError: a source has no old end, and that was asked for.
         """
 
+    def at_parts(self, moment: Moment, window: Window) -> list[sql.Composed]:
+        """`at_query` in parts, whose rows together are its own: a join with each is planned by itself."""
+        return [self.at_query(moment, window)]
+
     @abc.abstractmethod
     def delta_query(self, window: Window) -> sql.Composed | None:
         """How its rows changed, with weights; None: none of its sources changed."""

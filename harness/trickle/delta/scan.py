@@ -42,12 +42,16 @@ class Scan(Rows):
 
     def at_query(self, moment: Moment, window: Window) -> sql.Composed:
         """The table; rows in it that are later than the moment come again, with the opposite weight (F21)."""
+        return union_all(self.at_parts(moment, window))
+
+    def at_parts(self, moment: Moment, window: Window) -> list[sql.Composed]:
+        """The table, and what is taken back from it: joined with the table alone, a change looks rows up by index."""
         weight = sql.SQL("{} AS {}").format(ONE, WEIGHT)
         table = select([*names(self.columns), weight], self.source.table)
         beyond = window.beyond(self.source, moment)
         if beyond is None:
-            return table
-        return union_all([table, window.of(self.source).images(self.columns, beyond, sign=-1)])
+            return [table]
+        return [table, window.of(self.source).images(self.columns, beyond, sign=-1)]
 
     def delta_query(self, window: Window) -> sql.Composed | None:
         """Its buffer's rows inside the window."""

@@ -8,8 +8,9 @@ tables, which then join in any way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from psycopg import sql
@@ -28,7 +29,7 @@ _X = "__pgt_x"
 class Stage(Protocol):
     """Who makes a temporary table from a query."""
 
-    def __call__(self, purpose: str, name: str, query: sql.Composed) -> None:
+    def __call__(self, purpose: str, name: str, query: Callable[[], sql.Composed]) -> None:
         """Make it."""
 
 
@@ -66,21 +67,33 @@ def stage_joins(stage: Stage, rows: Rows | None, window: Window) -> Window:
 def _stage_join(stage: Stage, join: Join, window: Window) -> Mapping[tuple[int, int, int], sql.Identifier]:
     found: dict[tuple[int, int, int], sql.Identifier] = {}
     for changed, item in enumerate(join.items):
-        delta = item.rows.delta_query(window)
-        if delta is None:
+        if not window.has_changes(item.rows.sources()):
             continue
         staged: dict[str, sql.Identifier] = {}
         for place in _order(join, changed):
             other = join.items[place]
-            if place == changed:
-                query, purpose = delta, f"the changes of {item.alias}"
-            else:
-                query = _reduced(join, place, staged, join.other_query(changed, place, window))
-                purpose = f"the rows of {other.alias} that a change of {item.alias} can meet"
+            purpose = (
+                f"the changes of {item.alias}"
+                if place == changed
+                else f"the rows of {other.alias} that a change of {item.alias} can meet"
+            )
             name = f"__pgt_join_{join.number}_{changed}_{place}"
-            stage(purpose, name, select([*names(other.rows.columns), WEIGHT], derived(query, _X)))
+            stage(purpose, name, partial(_staged_query, join, changed, place, dict(staged), window))
             staged[other.alias] = found[join.number, changed, place] = sql.Identifier("pg_temp", name)
     return found
+
+
+def _staged_query(
+    join: Join, changed: int, place: int, staged: Mapping[str, sql.Identifier], window: Window
+) -> sql.Composed:
+    rows = join.items[place].rows
+    if place == changed:
+        query = rows.delta_query(window)
+        if query is None:
+            raise AssertionError("a source changed, and no row did")
+    else:
+        query = _reduced(join, place, staged, join.other_query(changed, place, window))
+    return select([*names(rows.columns), WEIGHT], derived(query, _X))
 
 
 def _order(join: Join, changed: int) -> list[int]:

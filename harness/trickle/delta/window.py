@@ -17,6 +17,14 @@ WEIGHT = sql.Identifier(WEIGHT_NAME)
 _BUFFER = sql.Identifier("__pgt_b")
 
 
+def held_by(cut: Cut, source: Source) -> sql.Composed:
+    """A condition on ``__pgt_b``, a source's buffer: the row is in a cut."""
+    xid = sql.SQL("{}.xid").format(_BUFFER)
+    if not source.is_distributed:
+        return cut.holds(xid)
+    return cut.holds(xid, sql.SQL("({}.seq_id >> {})").format(_BUFFER, sql.Literal(GROUP_BITS)))
+
+
 class Moment(Enum):
     """One of the two ends of a window, or simply now: the tables as the reader's snapshot has them."""
 
@@ -34,20 +42,19 @@ class SourceWindow:
         has_changes: whether its buffer holds a row inside the window.
         old: where the last refresh stopped; None: there was none, and only NEW can be read.
         new: where this one stops. A local or reference source is read in the refresh's own snapshot, which is that cut.
-        change_count: how many buffer rows are inside the window, exactly; None: not counted.
+        change_count: how many buffer rows are inside the window, exactly, or what stands for it; None: not counted.
+        is_large: whether so many that whole tables had better be read than looked up in.
     """
 
     source: Source
     has_changes: bool
     old: Cut | None
     new: Cut
-    change_count: int | None = None
+    change_count: int | sql.SQL | None = None
+    is_large: bool = False
 
     def _holds(self, cut: Cut) -> sql.Composed:
-        xid = sql.SQL("{}.xid").format(_BUFFER)
-        if not self.source.is_distributed:
-            return cut.holds(xid)
-        return cut.holds(xid, sql.SQL("({}.seq_id >> {})").format(_BUFFER, sql.Literal(GROUP_BITS)))
+        return held_by(cut, self.source)
 
     def beyond(self, moment: Moment) -> sql.Composed | None:
         """Which buffer rows are in the table and not yet in it at that moment; None: none can be."""
@@ -70,7 +77,7 @@ class SourceWindow:
         return sql.SQL("{} AND {}").format(self.since(), self._holds(self.new))
 
     def images(
-        self, columns: tuple[str, ...], condition: sql.Composable, *, sign: int, at_most: int | None = None
+        self, columns: tuple[str, ...], condition: sql.Composable, *, sign: int, at_most: int | sql.SQL | None = None
     ) -> sql.Composed:
         """Rows of the buffer as rows of the table, with their weights.
 
@@ -90,7 +97,9 @@ class SourceWindow:
             [self._half("I", needed, condition, sign), self._half("D", needed, condition, -sign)]
         )
         if at_most is not None:
-            rows = sql.SQL("{} LIMIT {}").format(rows, sql.Literal(at_most))
+            rows = sql.SQL("{} LIMIT {}").format(
+                rows, at_most if isinstance(at_most, sql.SQL) else sql.Literal(at_most)
+            )
         if has_generated:
             return sql.SQL("SELECT {} FROM ({}) AS {}").format(
                 sql.SQL(", ").join([*self._computed(columns), WEIGHT]), rows, _BUFFER
@@ -112,14 +121,16 @@ class SourceWindow:
             )
             for column in columns
         ]
-        return sql.SQL("SELECT {}, {}::bigint AS {} FROM {} AS {} WHERE {}.action = {} AND {}").format(
+        # Of a comparison the planner, which knows no statistics of a buffer, expects one row in two hundred, and looks
+        # up what a change meets, which is right for few; of this it expects half.
+        which = sql.SQL("coalesce({}.action = {}, false)") if self.is_large else sql.SQL("{}.action = {}")
+        return sql.SQL("SELECT {}, {}::bigint AS {} FROM {} AS {} WHERE {} AND {}").format(
             sql.SQL(", ").join(values),
             sql.Literal(weight),
             WEIGHT,
             self.source.buffer,
             _BUFFER,
-            _BUFFER,
-            sql.Literal(action),
+            which.format(_BUFFER, sql.Literal(action)),
             condition,
         )
 

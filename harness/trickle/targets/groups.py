@@ -16,6 +16,7 @@ from harness.trickle.targets.shape import COUNT, ROW_ID, Shape, StorageColumn, l
 from harness.trickle.targets.slots import Slot, slots_of
 from harness.trickle.targets.target import (
     Applied,
+    Making,
     Place,
     Runner,
     Target,
@@ -215,18 +216,17 @@ class GroupTarget(Target):
     def apply(self, runner: Runner, place: Place, window: Window) -> Applied:
         """Bring the table from the window's old end to its new one (errors: see `Target.apply`)."""
         if place.way is Way.MERGE and not self.looks_again:
-            return self._merge(runner, place, self.delta_query(window))
-        runner.run("the change of each group", stage_query(_DELTA, self.delta_query(window)))
+            return self._merge(runner, place, lambda: self.delta_query(window))
+        runner.run("the change of each group", lambda: stage_query(_DELTA, self.delta_query(window)))
         again = self._stage_again(runner, place)
-        rows = select(names(self._delta_columns()), staged(_DELTA))
-        if again:
+
+        def rows() -> sql.Composed:
             done = sql.SQL("SELECT {} FROM {}").format(sql.Identifier(ROW_ID), staged(_AGAIN))
-            rows = select(
-                names(self._delta_columns()),
-                staged(_DELTA),
-                where=sql.SQL("{} NOT IN ({})").format(sql.Identifier(ROW_ID), done),
-            )
-        applied = self._merge(runner, place, rows) if place.way is not Way.STAGED else self._upsert(runner, place, rows)
+            others = sql.SQL("{} NOT IN ({})").format(sql.Identifier(ROW_ID), done) if again else None
+            return select(names(self._delta_columns()), staged(_DELTA), where=others)
+
+        write = self._upsert if place.way is Way.STAGED else self._merge
+        applied = write(runner, place, rows, variant="but for those" if again else "")
         if again:
             applied = self._look_again(runner, place, window, applied)
         return applied
@@ -253,31 +253,36 @@ class GroupTarget(Target):
                 for slot in extremes
             )
 
-        # What the table holds may be gone, and so may be what came within the window.
-        held = select(
-            [of(_D, ROW_ID)],
-            sql.SQL("{} AS {} JOIN {} AS {} ON {}").format(
-                staged(_DELTA), sql.Identifier(_D), place.table, sql.Identifier(_T), self._match(place, _T, _D)
-            ),
-            where=lost(_T),
-        )
-        came = select([of(_D, ROW_ID)], sql.SQL("{} AS {}").format(staged(_DELTA), sql.Identifier(_D)), where=lost(_D))
-        query = union_all([held, came])
-        return (
-            runner.run("the groups that may have lost an extreme value", stage_query(_AGAIN, query)) > 0
-            or runner.is_dry
-        )
+        def query() -> sql.Composed:
+            # What the table holds may be gone, and so may be what came within the window.
+            held = select(
+                [of(_D, ROW_ID)],
+                sql.SQL("{} AS {} JOIN {} AS {} ON {}").format(
+                    staged(_DELTA), sql.Identifier(_D), place.table, sql.Identifier(_T), self._match(place, _T, _D)
+                ),
+                where=lost(_T),
+            )
+            delta = sql.SQL("{} AS {}").format(staged(_DELTA), sql.Identifier(_D))
+            return stage_query(_AGAIN, union_all([held, select([of(_D, ROW_ID)], delta, where=lost(_D))]))
+
+        return runner.run("the groups that may have lost an extreme value", query) > 0 or runner.is_dry
 
     def _look_again(self, runner: Runner, place: Place, window: Window, applied: Applied) -> Applied:
         ids = sql.SQL("SELECT {} FROM {}").format(sql.Identifier(ROW_ID), staged(_AGAIN))
         gone = runner.run(
             "those groups go",
-            sql.SQL("DELETE FROM {} WHERE {} IN ({})").format(place.table, sql.Identifier(ROW_ID), ids),
+            lambda: sql.SQL("DELETE FROM {} WHERE {} IN ({})").format(place.table, sql.Identifier(ROW_ID), ids),
         )
-        came = runner.run("and come as they are now", insert_query(place, self, self._full(Moment.NEW, window, ids)))
+        came = runner.run(
+            "and come as they are now",
+            lambda: insert_query(place, self, self._full(Moment.NEW, window, ids)),
+        )
         return Applied(applied.inserted + came, applied.deleted + gone)
 
-    def _merge(self, runner: Runner, place: Place, rows: sql.Composed) -> Applied:
+    def _merge(self, runner: Runner, place: Place, rows: Making, variant: str = "") -> Applied:
+        return run_merge(runner, "the groups follow", place, lambda: self._merge_query(place, rows()), variant=variant)
+
+    def _merge_query(self, place: Place, rows: sql.Composed) -> sql.Composed:
         combined = self._combined(_T, _D)
         fresh = self._combined(None, _D)
         combined[COUNT] = self._possible(combined[COUNT], _T, _D)
@@ -293,21 +298,44 @@ class GroupTarget(Target):
                 of(_D, COUNT), listed(columns), sql.SQL(", ").join(values)
             )
         )
-        return run_merge(
-            runner,
-            "the groups follow",
-            place,
-            sql.SQL("MERGE INTO {} AS {} USING ({}) AS {} ON {} {}").format(
-                place.table,
-                sql.Identifier(_T),
-                rows,
-                sql.Identifier(_D),
-                self._match(place, _T, _D),
-                sql.SQL(" ").join(branches),
-            ),
+        return sql.SQL("MERGE INTO {} AS {} USING ({}) AS {} ON {} {}").format(
+            place.table,
+            sql.Identifier(_T),
+            rows,
+            sql.Identifier(_D),
+            self._match(place, _T, _D),
+            sql.SQL(" ").join(branches),
         )
 
-    def _upsert(self, runner: Runner, place: Place, rows: sql.Composed) -> Applied:
+    def _upsert(self, runner: Runner, place: Place, rows: Making, variant: str = "") -> Applied:
+        # A group that came and went within the window changes its extremes and not its count, and was never here.
+        may_be_gone = (sql.SQL("{} <= 0") if self.looks_again else sql.SQL("{} < 0")).format(sql.Identifier(COUNT))
+        expected = runner.fetch(
+            "whether a group may have gone",
+            lambda: sql.SQL("SELECT coalesce(bool_or({}), false) FROM ({}) AS {}").format(
+                may_be_gone, rows(), sql.Identifier(_D)
+            ),
+            variant=variant,
+        )
+        count = runner.run("the groups follow", lambda: self._upsert_query(place, rows()), variant=variant)
+        gone: list[tuple[object, ...]] = []
+        if self.rows.has_groups and (runner.is_dry or expected[0][0]):
+            gone = runner.fetch(
+                "groups without rows go",
+                lambda: sql.SQL("DELETE FROM {} WHERE {} IN ({}) AND {} <= 0 RETURNING {}").format(
+                    place.table,
+                    sql.Identifier(ROW_ID),
+                    select([sql.Identifier(ROW_ID)], derived(rows(), _D), where=may_be_gone),
+                    sql.Identifier(COUNT),
+                    sql.Identifier(COUNT),
+                ),
+                variant=variant,
+            )
+            if any(row != (0,) for row in gone):
+                raise OutOfStepError("a group would have fewer rows than none", hint="it is filled anew")
+        return Applied(count - len(gone), count)
+
+    def _upsert_query(self, place: Place, rows: sql.Composed) -> sql.Composed:
         fresh = self._combined(None, _D)
         combined = self._combined(_T, "excluded")
         # Not WHERE: Citus counts the rows that it sent, not those that it changed (docs/findings.md), so nobody would
@@ -315,39 +343,16 @@ class GroupTarget(Target):
         combined[COUNT] = self._possible(
             combined[COUNT], _T, "excluded", least=0, match=self._match(place, _T, "excluded")
         )
-        # A group that came and went within the window changes its extremes and not its count, and was never here.
-        may_be_gone = (sql.SQL("{} <= 0") if self.looks_again else sql.SQL("{} < 0")).format(sql.Identifier(COUNT))
-        expected = runner.fetch(
-            "whether a group may have gone",
-            sql.SQL("SELECT coalesce(bool_or({}), false) FROM ({}) AS {}").format(
-                may_be_gone, rows, sql.Identifier(_D)
-            ),
+        return sql.SQL("INSERT INTO {} AS {} ({}) SELECT {} FROM ({}) AS {} ON CONFLICT ({}) DO UPDATE SET {}").format(
+            place.table,
+            sql.Identifier(_T),
+            listed([ROW_ID, *fresh]),
+            sql.SQL(", ").join([of(_D, ROW_ID), *fresh.values()]),
+            rows,
+            sql.Identifier(_D),
+            listed(self.shape.unique_columns(place.distribution_column)),
+            _assignments(combined),
         )
-        count = runner.run(
-            "the groups follow",
-            sql.SQL("INSERT INTO {} AS {} ({}) SELECT {} FROM ({}) AS {} ON CONFLICT ({}) DO UPDATE SET {}").format(
-                place.table,
-                sql.Identifier(_T),
-                listed([ROW_ID, *fresh]),
-                sql.SQL(", ").join([of(_D, ROW_ID), *fresh.values()]),
-                rows,
-                sql.Identifier(_D),
-                listed(self.shape.unique_columns(place.distribution_column)),
-                _assignments(combined),
-            ),
-        )
-        gone: list[tuple[object, ...]] = []
-        if self.rows.has_groups and (runner.is_dry or expected[0][0]):
-            ids = select([sql.Identifier(ROW_ID)], derived(rows, _D), where=may_be_gone)
-            gone = runner.fetch(
-                "groups without rows go",
-                sql.SQL("DELETE FROM {} WHERE {} IN ({}) AND {} <= 0 RETURNING {}").format(
-                    place.table, sql.Identifier(ROW_ID), ids, sql.Identifier(COUNT), sql.Identifier(COUNT)
-                ),
-            )
-            if any(row != (0,) for row in gone):
-                raise OutOfStepError("a group would have fewer rows than none", hint="it is filled anew")
-        return Applied(count - len(gone), count)
 
 
 def _plus(old: str | None, new: str, column: str) -> sql.Composed:

@@ -14,6 +14,7 @@ from harness.trickle.sources import raw_expression
 from harness.trickle.targets.shape import ORDINAL, ROW_ID, Shape, StorageColumn, of, same
 from harness.trickle.targets.target import (
     Applied,
+    Making,
     Place,
     Runner,
     Target,
@@ -141,23 +142,36 @@ class RowTarget(Target):
 
     def apply(self, runner: Runner, place: Place, window: Window) -> Applied:
         """Bring the table from the window's old end to its new one (errors: see `Target.apply`)."""
-        delta = self.rows.delta_query(window)
-        if delta is None:
+        if not window.has_changes(self.rows.sources()):
             return Applied()
-        settled = self._settled(delta, place.distribution_column)
+
+        def settled() -> sql.Composed:
+            return self._settled(self._delta(window), place.distribution_column)
+
         if place.way is Way.MERGE and self.rows.is_unique():
-            return self._merge(runner, place, self._numbered_unique(settled))
-        number = sql.SQL("row_number() OVER () AS {}").format(sql.Identifier(_NUMBER))
-        runner.run(
-            "the change of each row", stage_query(_DELTA, select([sql.SQL("*"), number], derived(settled, "__pgt_s")))
-        )
-        rows = self._numbered_unique(select([sql.SQL("*")], staged(_DELTA)))
-        if not self.rows.is_unique():
-            runner.run("where equal rows end", stage_query(_H, self._found_query(place)))
-            rows = self._numbered()
+            return self._merge(runner, place, lambda: self._numbered_unique(settled()))
+        if self.rows.is_unique():
+            runner.run("the change of each row", lambda: stage_query(_DELTA, settled()))
+
+            def rows() -> sql.Composed:
+                return self._numbered_unique(select([sql.SQL("*")], staged(_DELTA)))
+        else:
+            number = sql.SQL("row_number() OVER () AS {}").format(sql.Identifier(_NUMBER))
+            runner.run(
+                "the change of each row",
+                lambda: stage_query(_DELTA, select([sql.SQL("*"), number], derived(settled(), "__pgt_s"))),
+            )
+            runner.run("where equal rows end", lambda: stage_query(_H, self._found_query(place)))
+            rows = self._numbered
         if place.way is not Way.STAGED:
             return self._merge(runner, place, rows)
         return self._write(runner, place, rows)
+
+    def _delta(self, window: Window) -> sql.Composed:
+        delta = self.rows.delta_query(window)
+        if delta is None:
+            raise AssertionError("a source changed, and no row did")
+        return delta
 
     def _numbered_unique(self, rows: sql.Composed) -> sql.Composed:
         shown = names([ROW_ID, *(column.name for column in self._columns)])
@@ -195,71 +209,67 @@ class RowTarget(Target):
         )
         return select([*shown, as_column(at, _AT)], tables)
 
-    def _merge(self, runner: Runner, place: Place, rows: sql.Composed) -> Applied:
-        condition = sql.SQL("{} AND {} = {} AND {} < 0").format(
-            self._match(place, _T, _D), of(_T, ORDINAL), of(_D, _AT), of(_D, "__pgt_w")
+    def _merge(self, runner: Runner, place: Place, rows: Making) -> Applied:
+        return run_merge(runner, "rows go and come", place, lambda: self._merge_query(place, rows()))
+
+    def _merge_query(self, place: Place, rows: sql.Composed) -> sql.Composed:
+        # NULL for a row that comes, so that nothing is looked up for it: an index is not even entered.
+        condition = sql.SQL("{} AND {} = (CASE WHEN {} < 0 THEN {} END)").format(
+            self._match(place, _T, _D), of(_T, ORDINAL), of(_D, "__pgt_w"), of(_D, _AT)
         )
         shown = [ROW_ID, *(column.name for column in self._columns)]
         # A row that goes and is not there would come without an ordinal; the column refuses, the table is filled anew.
         ordinal = sql.SQL("CASE WHEN {} > 0 THEN {} END").format(of(_D, "__pgt_w"), of(_D, _AT))
-        return run_merge(
-            runner,
-            "rows go and come",
-            place,
-            sql.SQL(
-                "MERGE INTO {} AS {} USING ({}) AS {} ON {} WHEN MATCHED THEN DELETE"
-                " WHEN NOT MATCHED THEN INSERT ({}) VALUES ({})"
-            ).format(
-                place.table,
-                sql.Identifier(_T),
-                rows,
-                sql.Identifier(_D),
-                condition,
-                sql.SQL(", ").join(names([*shown, ORDINAL])),
-                sql.SQL(", ").join([*(of(_D, column) for column in shown), ordinal]),
-            ),
+        return sql.SQL(
+            "MERGE INTO {} AS {} USING ({}) AS {} ON {} WHEN MATCHED THEN DELETE"
+            " WHEN NOT MATCHED THEN INSERT ({}) VALUES ({})"
+        ).format(
+            place.table,
+            sql.Identifier(_T),
+            rows,
+            sql.Identifier(_D),
+            condition,
+            sql.SQL(", ").join(names([*shown, ORDINAL])),
+            sql.SQL(", ").join([*(of(_D, column) for column in shown), ordinal]),
         )
 
-    def _write(self, runner: Runner, place: Place, rows: sql.Composed) -> Applied:
+    def _write(self, runner: Runner, place: Place, rows: Making) -> Applied:
         expected = runner.fetch(
             "how many rows go and come",
-            sql.SQL(
+            lambda: sql.SQL(
                 "SELECT count(*) FILTER (WHERE {w} < 0), count(*) FILTER (WHERE {w} > 0),"
                 " coalesce(bool_or({at} IS NULL OR {at} < 0), false) FROM ({r}) AS d"
-            ).format(w=WEIGHT, at=sql.Identifier(_AT), r=rows),
+            ).format(w=WEIGHT, at=sql.Identifier(_AT), r=rows()),
         )
         going, coming, is_odd = expected[0] if expected else (1, 1, False)
         if is_odd:
             raise OutOfStepError("a row would be there less than no times", hint="it is filled anew")
         gone = came = 0
         if going:
-            gone = runner.run(
-                "rows go",
-                sql.SQL("DELETE FROM {} AS {} USING ({}) AS {} WHERE {} AND {} = {} AND {} < 0").format(
-                    place.table,
-                    sql.Identifier(_T),
-                    rows,
-                    sql.Identifier(_D),
-                    self._match(place, _T, _D),
-                    of(_T, ORDINAL),
-                    of(_D, _AT),
-                    of(_D, "__pgt_w"),
-                ),
-            )
+            gone = runner.run("rows go", lambda: self._delete_query(place, rows()))
             if not runner.is_dry and gone != going:
                 raise OutOfStepError(f"{going} rows had to go and {gone} were found", hint="it is filled anew")
         if coming:
-            shown = names([ROW_ID, *(column.name for column in self._columns)])
-            came = runner.run(
-                "rows come",
-                insert_query(
-                    place,
-                    self,
-                    select(
-                        [*shown, sql.SQL("{}::integer").format(sql.Identifier(_AT))],
-                        derived(rows, _D),
-                        where=sql.SQL("{} > 0").format(WEIGHT),
-                    ),
-                ),
-            )
+            came = runner.run("rows come", lambda: self._insert_query(place, rows()))
         return Applied(came, gone)
+
+    def _delete_query(self, place: Place, rows: sql.Composed) -> sql.Composed:
+        return sql.SQL("DELETE FROM {} AS {} USING ({}) AS {} WHERE {} AND {} = {} AND {} < 0").format(
+            place.table,
+            sql.Identifier(_T),
+            rows,
+            sql.Identifier(_D),
+            self._match(place, _T, _D),
+            of(_T, ORDINAL),
+            of(_D, _AT),
+            of(_D, "__pgt_w"),
+        )
+
+    def _insert_query(self, place: Place, rows: sql.Composed) -> sql.Composed:
+        shown = names([ROW_ID, *(column.name for column in self._columns)])
+        coming = select(
+            [*shown, sql.SQL("{}::integer").format(sql.Identifier(_AT))],
+            derived(rows, _D),
+            where=sql.SQL("{} > 0").format(WEIGHT),
+        )
+        return insert_query(place, self, coming)

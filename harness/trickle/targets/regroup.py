@@ -53,17 +53,25 @@ class RegroupTarget(Target):
 
     def apply(self, runner: Runner, place: Place, window: Window) -> Applied:
         """Bring the table from the window's old end to its new one (errors: see `Target.apply`)."""
+        if not window.has_changes(self.rows.sources()):
+            return Applied()
+        runner.run("the groups that a change touches", lambda: stage_query(_AGAIN, self._affected(window)))
+        ids = sql.SQL("SELECT {} FROM {}").format(sql.Identifier(ROW_ID), staged(_AGAIN))
+        gone = runner.run(
+            "they go",
+            lambda: sql.SQL("DELETE FROM {} WHERE {} IN ({})").format(place.table, sql.Identifier(ROW_ID), ids),
+        )
+        came = runner.run(
+            "and come as they are now",
+            lambda: insert_query(place, self, self._full(Moment.NEW, window, ids)),
+        )
+        return Applied(came, gone)
+
+    def _affected(self, window: Window) -> sql.Composed:
         affected = self.rows.affected_query(window)
         if affected is None:
-            return Applied()
-        named = select(
+            raise AssertionError("a source changed, and no group did")
+        return select(
             [sql.SQL("{} AS {}").format(sql.Identifier("__pgt_h"), sql.Identifier(ROW_ID))],
             derived(affected, "__pgt_a"),
         )
-        runner.run("the groups that a change touches", stage_query(_AGAIN, named))
-        ids = sql.SQL("SELECT {} FROM {}").format(sql.Identifier(ROW_ID), staged(_AGAIN))
-        gone = runner.run(
-            "they go", sql.SQL("DELETE FROM {} WHERE {} IN ({})").format(place.table, sql.Identifier(ROW_ID), ids)
-        )
-        came = runner.run("and come as they are now", insert_query(place, self, self._full(Moment.NEW, window, ids)))
-        return Applied(came, gone)

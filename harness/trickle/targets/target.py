@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -49,13 +50,20 @@ class Applied:
     deleted: int = 0
 
 
-class Runner(Protocol):
-    """Who runs a target's statements, or only writes them down."""
+# A statement is composed where it is not known yet: to put it together costs as much as to run a small one.
+Making = Callable[[], sql.Composed]
 
-    def run(self, purpose: str, query: sql.Composed) -> int:
+
+class Runner(Protocol):
+    """Who runs a target's statements, or only writes them down.
+
+    Within one window, a purpose and a variant name one statement.
+    """
+
+    def run(self, purpose: str, make: Making, *, variant: str = "") -> int:
         """Run a statement; how many rows it was about."""
 
-    def fetch(self, purpose: str, query: sql.Composed) -> list[tuple[Any, ...]]:
+    def fetch(self, purpose: str, make: Making, *, variant: str = "") -> list[tuple[Any, ...]]:
         """Run a query; its rows."""
 
     @property
@@ -102,26 +110,27 @@ class Target(abc.ABC):
         """
 
 
-def run_merge(runner: Runner, purpose: str, place: Place, merge: sql.Composed) -> Applied:
+def run_merge(runner: Runner, purpose: str, place: Place, merge: Making, *, variant: str = "") -> Applied:
     """Run a MERGE and count what it did.
 
     Args:
         runner: who runs it.
         purpose: what it is for, as `explain` shows it.
         place: the table; of a distributed one Citus returns no rows, so each row that it touched counts as both.
-        merge: the statement, without RETURNING.
+        merge: makes the statement, without RETURNING.
+        variant: which of several of this purpose.
 
     Returns:
         What it did. Nothing stays behind but that, in the caller's transaction, on the coordinator.
     """
     if place.distribution_column is not None:
-        count = runner.run(purpose, merge)
+        count = runner.run(purpose, merge, variant=variant)
         return Applied(count, count)
     counted = sql.SQL(
         "WITH __pgt_m AS ({} RETURNING merge_action() AS action) SELECT count(*) FILTER (WHERE action <> 'DELETE'),"
         " count(*) FILTER (WHERE action <> 'INSERT') FROM __pgt_m"
-    ).format(merge)
-    rows = runner.fetch(purpose, counted)
+    )
+    rows = runner.fetch(purpose, lambda: counted.format(merge()), variant=variant)
     return Applied(*rows[0]) if rows else Applied()
 
 
