@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from harness import __version__
-from harness.cli import cluster, demo, doctor, matrix, migrate, rehearse, stream_tables
+from harness.cli.groups import LazyGroup
 from harness.errors import EXIT_ENVIRONMENT, HarnessError, PreflightError
 from harness.logs import configure_logging, redact
 from harness.postgres.lifetime import install_signal_handlers
@@ -22,17 +22,11 @@ _TYPER_INTERRUPTED = 130
 app = typer.Typer(
     name="harness",
     help="Stream tables on Citus: servers, clusters, migrations, rehearsals.",
+    cls=LazyGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(demo.demo)
-app.command("doctor")(doctor.doctor)
-app.command("matrix")(matrix.matrix)
-app.command("rehearse")(rehearse.rehearse)
-app.add_typer(cluster.app, name="cluster")
-app.add_typer(migrate.app, name="migrate")
-app.add_typer(stream_tables.app, name="st")
 
 
 def _print_version(value: bool) -> None:

@@ -15,21 +15,13 @@ from harness.chain.adopt import adopt as adopt_installation
 from harness.chain.connection import describe_dsn
 from harness.chain.runner import REVISIONS, ChainEvent, ChainOptions, current_revision, downgrade, offline_sql, upgrade
 from harness.chain.status import fetch_status
+from harness.cli.options import Dsn, Json
 from harness.errors import EXIT_GOOD, EXIT_REFUSED, BadInputError, RefusedError
 from harness.settings import load_settings
 
 app = typer.Typer(help="Take an installation to the Citus-ready catalog and back.", no_args_is_help=True)
 SCHEMA = "harness/migrate/1"
 
-Dsn = Annotated[
-    str | None,
-    typer.Option(
-        help="The database, as a libpq string or URI; else HARNESS_DSN."
-        " Keep passwords in PGPASSWORD or a password file.",
-        show_default=False,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 LockTimeout = Annotated[
     int, typer.Option("--lock-timeout-ms", min=1, max=60_000, help="The longest that anybody waits behind a step.")
 ]

@@ -17,7 +17,9 @@ from harness import trickle
 from harness.chain.connection import Connection
 from harness.cli import stream_tables_text as text
 from harness.cli.database import connected, refused_in_words
-from harness.cli.migrate import Dsn, Json
+from harness.cli.options import Dsn, Json
+from harness.cli.repair import repair
+from harness.cli.stream_tables_watch import watching
 from harness.errors import EXIT_CHECK_FAILED, EXIT_GOOD, BadInputError
 from harness.trickle.oracle import compare
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "harness/st/1"
 APPLICATION_NAME = "harness st"
-app = typer.Typer(help="Stream tables: create, refresh, alter, look, check, drop.", no_args_is_help=True)
+app = typer.Typer(help="Stream tables: create, refresh, alter, look, check, repair, drop.", no_args_is_help=True)
 
 
 def _checked(value: str | None) -> str | None:
@@ -54,7 +56,7 @@ Cadence = Annotated[
     typer.Option(
         "--schedule",
         "-s",
-        help="How old it may become, such as 30s, 5m, 1h.",
+        help="How old it may become (30s, 5m, 1h), cron in UTC ('*/5 * * * *'), or after: its sources.",
         show_default=False,
         callback=_checked,
     ),
@@ -164,12 +166,16 @@ def refresh(
         Once | None,
         typer.Option("--mode", "-m", case_sensitive=False, help="This once; else as the table has it."),
     ] = None,
+    wait_s: Annotated[
+        float,
+        typer.Option("--wait", "-w", min=0, help="Seconds to wait for whoever else refreshes or changes it."),
+    ] = 0.0,
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
     """Bring a stream table up to date, now."""
     with _session(dsn, f"refreshing {name}") as (_, tables):
-        done = tables.refresh(name, mode=mode.value if mode else None)
+        done = tables.refresh(name, mode=mode.value if mode else None, wait_s=wait_s)
     _finish({"command": "refresh", "refresh": text.as_json(done)}, text.refresh(done), as_json=as_json)
 
 
@@ -237,10 +243,16 @@ def status(
     name: Annotated[
         str | None, typer.Argument(help="One of them; else all.", show_default=False, callback=_checked)
     ] = None,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
+    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks of --watch.")] = 2.0,
     dsn: Dsn = None,
     as_json: Json = False,
 ) -> None:
     """What waits to be applied, and whose transactions hold it back. Exit code 1 if a stream table is in ERROR."""
+    if watch:
+        watching(lambda: _session(dsn, f"looking at {name or 'stream tables'}"), name, every_s, as_json=as_json)
+        return
     with _session(dsn, f"looking at {name or 'stream tables'}") as (_, tables):
         found = tables.status(name)
     passed = all(each.stream_table.status != "ERROR" for each in found)
@@ -266,3 +278,6 @@ def check(name: Name, dsn: Dsn = None, as_json: Json = False) -> None:
         found = compare(connection, name)
     document = {"command": "check", "stream_table": name, "difference": text.as_json(found)}
     _finish(document, text.difference(name, found), as_json=as_json, passed=found.is_equal)
+
+
+app.command()(repair)

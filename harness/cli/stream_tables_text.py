@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +17,7 @@ from harness.cli.sql_layout import INDENT, laid_out
 from harness.report.text import show_ms, visible
 from harness.trickle.catalog import Refresh, StreamTable
 from harness.trickle.oracle import Difference
+from harness.trickle.schedules import is_after, is_span
 from harness.trickle.status import Status
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ _PUBLIC = (
     "needs_reinit",
     "last_refresh_at",
     "consecutive_errors",
+    "suspended_reason",
 )
 _SIMPLE = re.compile(r'"([a-z_][a-z0-9_]*)"\."([a-z_][a-z0-9_]*)"')
 _SQL_THEME = "ansi_dark"
@@ -75,10 +77,19 @@ def line(verb: str, table: StreamTable) -> Text:
     placement = table.placement
     if table.distribution_column:
         placement += f" by {table.distribution_column}"
-    schedule = f"every {table.schedule}" if table.schedule else "no schedule"
+    schedule = schedule_text(table.schedule)
     found.append(f": {table.mode}, {visible(placement)}, {visible(schedule)}, ")
     found.append(table.status, style=_STYLES.get(table.status, ""))
     return found
+
+
+def schedule_text(schedule: str | None) -> str:
+    """A schedule in a sentence."""
+    if schedule is None:
+        return "no schedule"
+    if is_after(schedule):
+        return "after its sources"
+    return f"every {schedule}" if is_span(schedule) else f"cron {schedule}"
 
 
 def dropped(name: str) -> Text:
@@ -128,6 +139,10 @@ def status_of(found: Sequence[Status]) -> list[RenderableType]:
     lines: list[RenderableType] = []
     for each in found:
         lines.append(line("", each.stream_table))
+        if each.stream_table.suspended_reason:
+            lines.append(Text(f"  because: {visible(each.stream_table.suspended_reason)}", style="yellow"))
+        if each.at_work:
+            lines.append(Text(f"  at work: {visible(each.at_work)}"))
         for source, count in each.pending.items():
             lines.append(Text(f"  {count} captured rows of {shown(source)} wait"))
         if not sum(each.pending.values()):
@@ -140,6 +155,29 @@ def status_of(found: Sequence[Status]) -> list[RenderableType]:
             )
             lines.append(held)
     return lines
+
+
+def watched(found: Sequence[Status], complaint: str = "") -> RenderableType:
+    """One frame of ``status --watch``: a row a stream table, the reasons below, what hinders the look itself."""
+    table = Table("stream table", "status", "schedule", "lag", "rows wait", "at work", "held back by", box=None)
+    notes: list[RenderableType] = []
+    for each in found:
+        known = each.stream_table
+        held = each.held_by[0] if each.held_by else None
+        table.add_row(
+            Text(shown(known.qualified), style="bold"),
+            Text(known.status, style=_STYLES.get(known.status, "")),
+            Text(visible(schedule_text(known.schedule))),
+            "never filled" if each.lag_s is None else f"{each.lag_s:.1f} s",
+            str(sum(each.pending.values())),
+            Text(visible(each.at_work or "")),
+            Text(f"{visible(held.node)} pid {held.pid}, {held.age_s:.0f} s" if held else "", style="yellow"),
+        )
+        if known.suspended_reason:
+            notes.append(Text(f"{shown(known.qualified)}: {visible(known.suspended_reason)}", style="red"))
+    if complaint:
+        notes.append(Text(visible(complaint), style="bold red"))
+    return Group(table if found or complaint else table_of([]), *notes)
 
 
 def explanation(found: Explanation) -> list[RenderableType]:
