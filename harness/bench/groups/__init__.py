@@ -1,0 +1,1 @@
+"""One file a group of benchmarks; `harness.bench.registry` names them."""

@@ -1,0 +1,1 @@
+"""Single statements by several clients: scripts, tables, clients, and what may be loaded at all."""
