@@ -1,0 +1,1 @@
+"""Whoever meets at a stream table: leases, the scheduler, DDL, repair."""
