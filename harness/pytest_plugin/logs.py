@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 
 import structlog
 
 from harness.errors import HarnessError
+from harness.logs import to_stderr
 from harness.settings import load_settings
 
 
@@ -24,7 +24,7 @@ def configure_logs() -> None:
     except HarnessError:  # told by whoever needs the setting
         wanted = ""
     structlog.configure(
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        logger_factory=to_stderr,
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping().get(wanted, logging.WARNING)
         ),

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.chain.runner import upgrade
 from harness.clusters import Cluster
 from harness.postgres import DsnNode, Server
 from scenarios.capture.capturing import GROUNDS, Ground, grounds
@@ -21,17 +20,16 @@ def any_ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
     dbname = f"capture_{secrets.token_hex(6)}"
     if placement == "plain":
         server: Server = request.getfixturevalue("server")
-        server.create_database(dbname)
+        server.create_database(dbname, template=request.getfixturevalue("head_template"))
         view: Cluster = Cluster(dbname, DsnNode(server.name, server.dsn(dbname)), [])
         drop = server.drop_database
     else:
         shared: SharedCluster = request.getfixturevalue("shared_cluster")
         cluster = shared.take()
-        cluster.create_database(dbname)
+        cluster.create_database(dbname, template=shared.head())
         view = cluster.view(dbname)
         drop = cluster.drop_database
     try:
-        upgrade(view.coordinator.dsn())
         yield Ground(view, placement)
     finally:
         view.close()

@@ -2,8 +2,9 @@
 
 The plan: A DDL event trigger rebuilds the triggers on the workers.
 A real cluster: The event trigger on the coordinator changes buffer and function in the user's own
-transaction, or the next write would fail (F24 to F26); the triggers stay. A query that reads a column which
-went away is refused by name.
+transaction, or the next write would fail (F24 to F26); the triggers stay. New names are followed in the
+queries; a column that a query reads is dropped with CASCADE only, and the refresh after that is refused by its
+name.
 Verdict: holds changed.
 """
 

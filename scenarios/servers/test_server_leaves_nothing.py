@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from harness.errors import BadInputError, PortTakenError, ServerError, ServerSta
 from harness.postgres import Installation, Server, lifetime, temporary_server
 from harness.postgres.lifetime import destroy_all, sweep
 from harness.postgres.places import cache_dir, servers_dir
+from harness.postgres.ports import PORT_RANGE
 from harness.postgres.processes import is_alive, processes_below
 from harness.settings import load_settings
 from scenarios.fixtures.servers import MakeServer
@@ -206,12 +208,20 @@ def test_taken_port_is_refused_and_leaves_nothing(own_run_dir: Path, installatio
     assert [path.name for path in servers_dir().iterdir()] == ["sweep.lock"]
 
 
+def _server_at_a_port_asked_for(installation: Installation) -> Server:
+    for port in PORT_RANGE:
+        with contextlib.suppress(PortTakenError):
+            return Server.create(installation, port=port)
+    pytest.fail("no port is free")
+
+
 def test_port_taken_between_create_and_start_is_an_error_or_another_port(
     own_run_dir: Path, installation: Installation
 ) -> None:
     with socket.socket() as stranger:
         chosen = Server.create(installation)
-        asked = Server.create(installation, port=chosen.port + 1)
+        asked = _server_at_a_port_asked_for(installation)
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         stranger.bind(("127.0.0.1", chosen.port))
         stranger.listen()
         before = chosen.port
@@ -220,6 +230,7 @@ def test_port_taken_between_create_and_start_is_an_error_or_another_port(
         assert chosen.value("SHOW port") == str(chosen.port)
         chosen.destroy()
         with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT are no hindrance
             other.bind(("127.0.0.1", asked.port))
             other.listen()
             with pytest.raises(PortTakenError):

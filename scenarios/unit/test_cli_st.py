@@ -195,7 +195,7 @@ def test_refresh_says_what_it_did(engine: Engine, run: Any, capfd: pytest.Captur
     done = Refresh(MADE.qualified, "DIFFERENTIAL", "few changes", 120, 40, 38, 23.4, "colocated merge")
     engine.answers["refresh"] = done
     assert run("refresh", "totals", "--mode", "differential") == 0
-    assert engine.calls == [("refresh", ("totals",), {"mode": "DIFFERENTIAL"})]
+    assert engine.calls == [("refresh", ("totals",), {"mode": "DIFFERENTIAL", "wait_s": 0.0})]
     out = capfd.readouterr().out
     assert "DIFFERENTIAL, 120 changes, 40 rows in and 38 out, colocated merge, 23.4 ms" in out
     assert run("refresh", "totals", "--json") == 0

@@ -80,15 +80,23 @@ def test_hooks_before_a_commit_are_local() -> None:
 
 
 # What a room may not import: those above it, and those beside it.
+UPPER = {
+    *("citus", "chain", "trickle", "scheduler", "faults", "chaos"),
+    *("matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"),
+}
 ABOVE = {
-    "postgres": {"clusters", "citus", "chain", "trickle", "matrix", "rehearsal", "report", "cli", "pytest_plugin"},
-    "clusters": {"citus", "chain", "trickle", "matrix", "rehearsal", "report", "cli", "pytest_plugin"},
-    "citus": {"chain", "trickle", "matrix", "rehearsal", "report", "cli", "pytest_plugin"},
-    "chain": {"matrix", "rehearsal", "report", "cli", "pytest_plugin"},
-    "trickle": {"matrix", "rehearsal", "report", "cli", "pytest_plugin"},
-    "matrix": {"report", "cli", "pytest_plugin"},
-    "rehearsal": {"matrix", "report", "cli", "pytest_plugin"},
-    "report": {"cli", "chain", "clusters", "postgres", "pytest_plugin"},
+    "postgres": {"clusters", *UPPER},
+    "clusters": UPPER,
+    "citus": UPPER - {"citus"},
+    "chain": {"scheduler", "faults", "chaos", "matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"},
+    "trickle": {"scheduler", "faults", "chaos", "matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"},
+    "scheduler": {"faults", "chaos", "matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"},
+    "faults": {"chaos", "matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"},
+    "chaos": {"rehearsal", "bench", "cli", "pytest_plugin"},
+    "matrix": {"report", "bench", "cli", "pytest_plugin"},
+    "rehearsal": {"matrix", "report", "bench", "cli", "pytest_plugin"},
+    "report": {"bench", "cli", "chain", "clusters", "postgres", "pytest_plugin"},
+    "bench": {"chaos", "cli", "pytest_plugin"},
     "cli": {"pytest_plugin"},
 }
 

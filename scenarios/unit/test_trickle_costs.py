@@ -69,8 +69,17 @@ def test_prediction_is_in_milliseconds_and_unknown_without_a_measure() -> None:
 
 
 def test_first_measure_is_taken_as_it_is_and_later_ones_by_half() -> None:
-    assert costs.measured(known(None, None), 1_000, 40.0, is_full=False) == pytest.approx(40.0)
-    assert costs.measured(known(20.0, None), 1_000, 40.0, is_full=False) == pytest.approx(30.0)
+    elapsed_ms = 40.0 + costs.FIXED_MS
+    assert costs.measured(known(None, None), 1_000, elapsed_ms, is_full=False) == pytest.approx(40.0)
+    assert costs.measured(known(20.0, None), 1_000, elapsed_ms, is_full=False) == pytest.approx(30.0)
+
+
+def test_small_refresh_does_not_make_a_change_look_dear() -> None:
+    """100 changes took 8 ms, 5 of them for the refresh itself: 100,000 would not take 8 s."""
+    us_per_change = costs.measured(known(None, None), 100, 8.0, is_full=False)
+    assert us_per_change == pytest.approx(30.0)
+    quick = costs.measured(known(None, None), 100, 2.0, is_full=False)
+    assert quick == pytest.approx(2.0), "and a change is never held to cost nothing"
 
 
 def test_few_changes_are_no_measure() -> None:

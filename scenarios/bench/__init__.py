@@ -1,0 +1,1 @@
+"""``harness bench`` on real servers."""
