@@ -82,6 +82,15 @@ class Plan:
         return any(source.is_distributed for source in self.sources)
 
     @property
+    def looks_up(self) -> bool:
+        """Whether a captured row is looked up by itself: in a table that it joins, or in the stream table."""
+        target = self.analysis.target
+        if not isinstance(target, GroupTarget):
+            return True
+        below = target.rows.rows.items
+        return len(below) > 1 or not isinstance(below[0].rows, Scan)
+
+    @property
     def strategy(self) -> str:
         """For history and explain."""
         if not self.is_incremental:
@@ -187,7 +196,8 @@ def make_texts(
     Returns:
         The window to give to whoever makes the statements, and what runs them with these cuts.
     """
-    large = frozenset(relid for relid, count in changed.items() if count > LARGE_CHANGE)
+    limit = LARGE_CHANGE if plan.looks_up else LARGE_SUM
+    large = frozenset(relid for relid, count in changed.items() if count > limit)
     form = plan.forms.get((frozenset(changed), large))
     if form is None:
         marks = {
@@ -216,6 +226,8 @@ def make_texts(
 
 # Looking so many rows up costs about what reading a million does: some 3 us each from memory, against 0.15 us.
 LARGE_CHANGE = 50_000
+# Where they are only added up by group, hashing them is cheaper than sorting them from about here on.
+LARGE_SUM = 1_000
 # No query of anybody's has it in it.
 _SECRET = secrets.token_hex(8)
 

@@ -91,11 +91,7 @@ class SourceWindow:
         plain = [column for column in self.source.columns if column.generated is None]
         has_generated = len(plain) < len(self.source.columns)
         needed = plain if has_generated else [column for column in plain if column.name in columns]
-        # Two halves, and no CASE over the action: PostgreSQL would copy it to wherever a column or the weight is used,
-        # and compute it there again for each row.
-        rows = sql.SQL(" UNION ALL ").join(
-            [self._half("I", needed, condition, sign), self._half("D", needed, condition, -sign)]
-        )
+        rows = self._rows(needed, condition, sign)
         if at_most is not None:
             rows = sql.SQL("{} LIMIT {}").format(
                 rows, at_most if isinstance(at_most, sql.SQL) else sql.Literal(at_most)
@@ -106,32 +102,36 @@ class SourceWindow:
             )
         return rows
 
-    def _half(
-        self, action: str, columns: Sequence[SourceColumn], condition: sql.Composable, weight: int
-    ) -> sql.Composed:
-        """The images of one action, with one weight."""
+    def _rows(self, columns: Sequence[SourceColumn], condition: sql.Composable, sign: int) -> sql.Composed:
+        """The images in one scan: a row that came has no old values, and one that went has no new ones."""
         values = [
             # What Citus has to recognise as the distribution column (F14, F21).
             sql.SQL("{}.shard_key AS {}").format(_BUFFER, sql.Identifier(column.name))
             if column.name == self.source.distribution_column
-            else sql.SQL("{}.{} AS {}").format(
+            else sql.SQL("coalesce({0}.{1}, {0}.{2}) AS {3}").format(
                 _BUFFER,
-                sql.Identifier(column.new_name if action == "I" else column.old_name),
+                sql.Identifier(column.new_name),
+                sql.Identifier(column.old_name),
                 sql.Identifier(column.name),
             )
             for column in columns
         ]
         # Of a comparison the planner, which knows no statistics of a buffer, expects one row in two hundred, and looks
         # up what a change meets, which is right for few; of this it expects half.
-        which = sql.SQL("coalesce({}.action = {}, false)") if self.is_large else sql.SQL("{}.action = {}")
-        return sql.SQL("SELECT {}, {}::bigint AS {} FROM {} AS {} WHERE {} AND {}").format(
-            sql.SQL(", ").join(values),
-            sql.Literal(weight),
-            WEIGHT,
-            self.source.buffer,
-            _BUFFER,
-            which.format(_BUFFER, sql.Literal(action)),
-            condition,
+        which = sql.SQL("coalesce({0}.action IN ('I', 'D'), false)" if self.is_large else "{0}.action IN ('I', 'D')")
+        return sql.SQL(
+            "SELECT {values}, CASE {buffer}.action WHEN 'I' THEN {came} ELSE {went} END AS {weight}"
+            " FROM {table} AS {buffer} WHERE {which} AND {condition}"
+        ).format(
+            values=sql.SQL(", ").join(values),
+            # Of integers, whose sums cost less than those of bigints, and are bigints.
+            came=sql.SQL("{}::integer").format(sql.Literal(sign)),
+            went=sql.SQL("{}::integer").format(sql.Literal(-sign)),
+            weight=WEIGHT,
+            table=self.source.buffer,
+            buffer=_BUFFER,
+            which=which.format(_BUFFER),
+            condition=condition,
         )
 
     def _computed(self, columns: tuple[str, ...]) -> list[sql.Composable]:
