@@ -15,8 +15,8 @@ _BETWEEN_NODES = frozenset({"remote_transaction.c", "connection_management.c"})
 # and makes its key afterwards (docs/findings.md). A query's own 42P10 is the coordinator's, which parses it.
 _KEY_NOT_YET, _PASSED_ON = "42P10", "remote_commands.c"
 
-# Citus refuses what it sends to all nodes for as long as a node's copy of the metadata waits for its maintenance daemon:
-# after citus_update_node, or a restart (ErrorIfAnyMetadataNodeOutOfSync, worker_transaction.c).
+# Citus refuses what it sends to all nodes for as long as a node's copy of the metadata waits for its maintenance
+# daemon: after citus_update_node, or a restart (ErrorIfAnyMetadataNodeOutOfSync, worker_transaction.c).
 _OUT_OF_SYNC, _SENT_TO_NODES = "55000", "worker_transaction.c"
 
 
@@ -43,5 +43,5 @@ def is_between_nodes(error: psycopg.Error) -> bool:
 
 
 def is_out_of_sync(error: psycopg.Error) -> bool:
-    """Whether Citus says that a node's metadata are not the newest yet, which its maintenance daemon mends by itself."""
+    """Whether Citus says that a node's metadata are not the newest yet; its maintenance daemon mends that by itself."""
     return error.sqlstate == _OUT_OF_SYNC and error.diag.source_file == _SENT_TO_NODES
