@@ -67,22 +67,24 @@ def make_columns(count: int) -> tuple[Column, ...]:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a benchmark, in the schema public.
+    """A table of a benchmark.
 
     Attributes:
         name: its name.
         columns: the key first.
         is_distributed: whether it has shards, by its key.
+        schema: where it is.
     """
 
     name: str
     columns: tuple[Column, ...]
     is_distributed: bool
+    schema: str = "public"
 
     @property
     def quoted(self) -> sql.Identifier:
         """For statements."""
-        return sql.Identifier("public", self.name)
+        return sql.Identifier(self.schema, self.name)
 
     @property
     def names(self) -> tuple[str, ...]:
