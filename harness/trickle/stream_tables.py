@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import time
 from collections.abc import Iterator
 from datetime import datetime
 from types import TracebackType
@@ -30,7 +29,7 @@ from harness.errors import (
     WaitTimeoutError,
 )
 from harness.trickle import catalog
-from harness.trickle.analysis import Analysis, analyze
+from harness.trickle.analysis import Analysis
 from harness.trickle.canonical import plain_query
 from harness.trickle.catalog import Refresh, StreamTable
 from harness.trickle.definition import Home, check_access_method, check_query, check_words, choose_home, recomputed
@@ -39,9 +38,10 @@ from harness.trickle.history import HistoryChangedError, adopt_database
 from harness.trickle.leases import Kind, Lease, Leases
 from harness.trickle.making import REMAKE_PREFIX, make, named, refuse_taken, remove_captures, swap
 from harness.trickle.nodes import Workers, refuse_unresolved
-from harness.trickle.plans import Plan, choose_plan
+from harness.trickle.planner import Planner, fetch_known
+from harness.trickle.plans import Plan
 from harness.trickle.refresh import refresh
-from harness.trickle.repair.settle import fenced, settle, settle_columns
+from harness.trickle.repair.settle import settle
 from harness.trickle.schedules import is_after
 from harness.trickle.session import giving_way, patiently, refuse_busy, understood
 from harness.trickle.sources import has_citus
@@ -51,14 +51,6 @@ from harness.trickle.surroundings import is_of_the_surroundings
 
 # How long who just made a stream table waits to fill it: a scheduler may have been quicker.
 FILL_WAIT_S = 600.0
-
-
-# Before a stream table that was followed is recomputed for good, its query is looked at again after so many seconds.
-PAUSES_S = (0.5, 2.0)
-
-
-def _is_captured(stream_table: StreamTable) -> bool:
-    return any(dependency.is_captured for dependency in stream_table.dependencies)
 
 
 def _is_no_fault_of_its_table(error: Exception, connection: psycopg.Connection[Any]) -> bool:
@@ -103,7 +95,7 @@ class StreamTables:
         self._connection = connection
         self._has_citus = has_citus(connection)
         self._workers = Workers(connection) if self._has_citus else None
-        self._plans: dict[int, tuple[object, Plan]] = {}
+        self._planner = Planner(connection, has_citus=self._has_citus)
         self._errors_until_error = errors_until_error
         self.leases = Leases(connection, lease_kind or ("lease" if self._has_citus else "advisory"))
 
@@ -207,7 +199,7 @@ class StreamTables:
         """A new stream table, filled; on an exception nothing of it is left."""
         made = self._make(name, analysis, home, schedule=schedule, mode=mode, original=original, instead_of=None)
         try:
-            reason = self._plan(made).reason if analysis.is_incremental else ""
+            reason = self._planner.plan(made).reason if analysis.is_incremental else ""
             if reason:
                 made = self._make_recomputed(made, analysis, home, reason)
             self.refresh(made.qualified, initiated_by="INITIAL", wait_s=FILL_WAIT_S)
@@ -216,7 +208,7 @@ class StreamTables:
             with contextlib.suppress(psycopg.Error, HarnessError):
                 self.drop(made.qualified)
             raise
-        return self._known(made.relid)
+        return fetch_known(self._connection, made.relid)
 
     def _signal(self) -> None:
         """Tell schedulers that there is something new; one that misses it sees it at its next look."""
@@ -227,7 +219,7 @@ class StreamTables:
         """Make it again for recomputing, where it turned out that Citus takes its delta in no way."""
         if made.mode == "DIFFERENTIAL":
             raise QueryRefusedError(f"the query has no incremental form: {reason}", hint="use mode AUTO or FULL")
-        self._plans.pop(made.pgt_id, None)
+        self._planner.forget(made.pgt_id)
         again = recomputed(analysis, reason)
         original = plain_query(made.original_query)
         found = self._make(
@@ -282,7 +274,7 @@ class StreamTables:
                 has_citus=self._has_citus,
             )
         )
-        return self._known(relid)
+        return fetch_known(self._connection, relid)
 
     def alter(
         self, name: str, *, query: str | None = None, schedule: str | None = None, mode: str | None = None
@@ -321,7 +313,7 @@ class StreamTables:
                     [new_schedule, before.pgt_id],
                 )
         self._signal()
-        return self._known(relid)
+        return fetch_known(self._connection, relid)
 
     def _remake(self, before: StreamTable, query: str | None, schedule: str | None, mode: str) -> int:
         """Give it another query or mode; the OID of its table afterwards."""
@@ -329,7 +321,7 @@ class StreamTables:
         analysis = check_query(self._connection, text, mode)
         if any(source.relid == before.relid for source in analysis.sources):
             raise QueryRefusedError(f"{before.qualified} cannot read itself", hint="read from its sources")
-        old = None if query is not None else self._plan(before)
+        old = None if query is not None else self._planner.plan(before)
         if old is not None and self._is_same(old, analysis):
             self._connection.execute(
                 "UPDATE pgtrickle.pgt_stream_tables SET schedule = %s, refresh_mode = %s, updated_at = now()"
@@ -363,8 +355,8 @@ class StreamTables:
             with contextlib.suppress(psycopg.Error, HarnessError):
                 self.drop(made.qualified)
             raise
-        self._plans.pop(before.pgt_id, None)
-        self._plans.pop(made.pgt_id, None)
+        self._planner.forget(before.pgt_id)
+        self._planner.forget(made.pgt_id)
         return made.relid
 
     def _drop_left_behind(self, aside: sql.Identifier) -> None:
@@ -442,20 +434,20 @@ class StreamTables:
                         return self._refresh(found, lease, mode, initiated_by)
                     except HistoryChangedError as error:
                         catalog.write_marked(self._connection, found, error.reason)
-                        return self._refresh(self._known(relid), lease, mode, initiated_by)
+                        return self._refresh(fetch_known(self._connection, relid), lease, mode, initiated_by)
             except (HarnessError, psycopg.Error) as error:
                 self._note_failure(found, error, lease.taken_at, initiated_by)
                 raise
 
     def _refresh(self, found: StreamTable, lease: Lease, mode: str | None, initiated_by: str) -> Refresh:
         is_marked = found.needs_reinit or found.status == "ERROR"
-        if self._workers is not None and (is_marked or found.pgt_id not in self._plans):
+        if self._workers is not None and (is_marked or not self._planner.knows(found.pgt_id)):
             # With a deadline, before anything goes through Citus, which waits for a worker that is silent without end.
             self._workers.read()
         if is_marked:
             settle(self._connection, found)
-            found = self._known(found.relid)
-        found, plan = self._planned(found)
+            found = fetch_known(self._connection, found.relid)
+        found, plan = self._planner.planned(found)
         if mode == "DIFFERENTIAL" and not plan.is_incremental:
             raise QueryRefusedError(
                 f"{found.qualified} has no incremental form: {plan.reason}", hint="refresh it in mode FULL"
@@ -490,87 +482,6 @@ class StreamTables:
                 error=str(error)[:2000],
                 initiated_by=initiated_by,
             )
-
-    def _planned(self, found: StreamTable) -> tuple[StreamTable, Plan]:
-        """A stream table as the catalog has it once its plan is made, which may write there; and the plan."""
-        while True:
-            known = self._plans.get(found.pgt_id)
-            plan = patiently(lambda: self._plan(found))  # noqa: B023 - called here and now
-            if self._plans.get(found.pgt_id) is known:
-                return found, plan
-            now = self._known(found.relid)
-            if now.plan_epoch == found.plan_epoch:
-                return now, plan
-            found = now
-
-    def _plan(self, stream_table: StreamTable) -> Plan:
-        """How it follows its query; found out once for as long as neither it nor its sources change."""
-        known_as = (
-            stream_table.relid,
-            stream_table.query,
-            stream_table.mode,
-            stream_table.storage_format,
-            stream_table.placement,
-            stream_table.schema,
-            stream_table.name,
-            stream_table.dependencies,
-            stream_table.plan_epoch,
-        )
-        known = self._plans.get(stream_table.pgt_id)
-        if known is not None and known[0] == known_as:
-            return known[1]
-        analysis = self._analyzed(stream_table)
-        if stream_table.mode == "FULL":
-            analysis = recomputed(analysis)
-        elif not _is_captured(stream_table):
-            analysis = recomputed(analysis, "a delta that Citus could not plan when it was made")
-        if not analysis.is_incremental and _is_captured(stream_table):
-            self._stop_reading(stream_table, analysis)
-        plan = choose_plan(
-            self._connection,
-            analysis,
-            table=stream_table.identifier,
-            placement=stream_table.placement,
-            distribution_column=stream_table.distribution_column,
-            has_citus=self._has_citus,
-            # A table that pg_trickle made gets its shape with its first rows: until then no delta fits it.
-            is_tried=stream_table.storage_format is not None,
-        )
-        self._plans[stream_table.pgt_id] = (known_as, plan)
-        return plan
-
-    def _analyzed(self, stream_table: StreamTable) -> Analysis:
-        """What its query is; asked again before one that was followed is given up.
-
-        A name that changes reaches the nodes of a cluster one after the other: meanwhile it cannot be read (chaos seed
-        311).
-        """
-        for pause_s in PAUSES_S:
-            analysis = analyze(self._connection, plain_query(stream_table.query))
-            if analysis.is_incremental or stream_table.mode == "FULL" or not _is_captured(stream_table):
-                return analysis
-            time.sleep(pause_s)
-        return analyze(self._connection, plain_query(stream_table.query))
-
-    def _stop_reading(self, stream_table: StreamTable, analysis: Analysis) -> None:
-        """A table that recomputes its query, as one that came with an upgrade may have to, holds no row in a buffer."""
-        if self._known(stream_table.relid).plan_epoch != stream_table.plan_epoch:
-            # It was looked at while somebody altered what it names: that says nothing about its query.
-            raise LockedError(
-                f"what {stream_table.qualified} reads was altered meanwhile",
-                hint="refresh it again; nothing was changed",
-            )
-
-        def stop() -> None:
-            with fenced(self._connection, stream_table):
-                self._connection.execute(
-                    "UPDATE pgtrickle.pgt_dependencies SET is_captured = false WHERE pgt_id = %s", [stream_table.pgt_id]
-                )
-                remove_captures(self._connection, [dependency.relid for dependency in stream_table.dependencies])
-
-        # First: who is killed between the two does both again.
-        patiently(lambda: settle_columns(self._connection, stream_table, analysis.target.shape))
-        patiently(stop)
 
     # the rest
 
@@ -612,7 +523,7 @@ class StreamTables:
             {"status": status, "id": found.pgt_id, "reason": reason},
         )
         self._signal()
-        return self._known(found.relid)
+        return fetch_known(self._connection, found.relid)
 
     def drop(self, name: str, *, cascade: bool = False) -> None:
         """Drop a stream table; a source that nobody else reads is captured no longer, and its buffer goes.
@@ -646,7 +557,7 @@ class StreamTables:
             except psycopg.Error as error:
                 self._note_unfinished_drop(found, error)
                 raise
-        self._plans.pop(found.pgt_id, None)
+        self._planner.forget(found.pgt_id)
         self._signal()
 
     def _drop(self, found: StreamTable, *, cascade: bool) -> None:
@@ -724,12 +635,4 @@ class StreamTables:
         refuse_busy(self._connection)
         found = catalog.find(self._connection, name)
         with self._understood(found.qualified):
-            return explain(self._connection, found, self._plan(found), has_citus=self._has_citus)
-
-    def _known(self, relid: int) -> StreamTable:
-        found = catalog.fetch_by_relid(self._connection, relid)
-        if found is None:
-            raise RefusedError(
-                "the stream table was dropped meanwhile", hint="`harness st list` shows those that are left"
-            )
-        return found
+            return explain(self._connection, found, self._planner.plan(found), has_citus=self._has_citus)

@@ -8,7 +8,7 @@ from psycopg import sql
 from harness.citus import Connection
 from harness.errors import QueryRefusedError
 from harness.postgres import Node
-from harness.trickle import StreamTables, analysis, stream_tables
+from harness.trickle import StreamTables, analysis, planner
 from harness.trickle.canonical import Canonical, canonicalize
 from harness.trickle.oracle import assert_equal
 
@@ -55,7 +55,7 @@ def test_it_stays_followed(made: Node, monkeypatch: pytest.MonkeyPatch, failures
 
 def test_what_lasts_is_a_judgement(made: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(analysis, "canonicalize", Flickering(1000))
-    monkeypatch.setattr(stream_tables, "PAUSES_S", (0.05, 0.05))
+    monkeypatch.setattr(planner, "PAUSES_S", (0.05, 0.05))
     with made.connect() as connection, StreamTables(connection) as tables:
         connection.execute("INSERT INTO entries SELECT i + 100000, 3, 1 FROM generate_series(1, 4) i")
         assert tables.refresh("shares").action in {"FULL", "REINITIALIZE"}
