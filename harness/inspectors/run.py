@@ -67,12 +67,19 @@ class Inspection:
         self._dsn = where if isinstance(where, str) else None
         self._connection: Connection = opening.connect(where, self.limits) if isinstance(where, str) else where
 
-    def inspect(self, name: str, values: Mapping[str, Any] | None = None) -> Envelope[Any]:
+    def inspect(
+        self,
+        name: str,
+        values: Mapping[str, Any] | None = None,
+        *,
+        known: Mapping[str, Envelope[Any]] | None = None,
+    ) -> Envelope[Any]:
         """One look. Whatever the cluster does, the answer is an envelope.
 
         Args:
             name: of the inspector.
             values: its inputs, as text or as they are.
+            known: answers of other inspectors without inputs, for one that rests on them: it does not look again.
 
         Raises:
             BadInputError: there is no such inspector, or an input cannot be used; nothing was asked.
@@ -83,16 +90,19 @@ class Inspection:
         if not _slots.acquire(timeout=_PATIENCE_S):
             raise LockedError(f"{MOST_AT_ONCE} looks are under way", hint="ask for fewer at once")
         try:
-            return self._look(inspector, given)
+            return self._look(inspector, given, dict(known or {}))
         finally:
             _slots.release()
 
-    def _look(self, inspector: Inspector[Any, Any], given: reading.Listing) -> Envelope[Any]:
+    def _look(
+        self, inspector: Inspector[Any, Any], given: reading.Listing, known: dict[str, Envelope[Any]]
+    ) -> Envelope[Any]:
         if self._dsn is not None and self._connection.closed:
             self._connection = opening.connect(self._dsn, self.limits)
         try:
             with opening.transaction(self._connection, self.limits, inspector.cost):
                 session = opening.open_session(self._connection, self.limits, inspector.cost, self.redactor)
+                session.known = known
                 return _answer(inspector, given, session)
         except (Unavailable, psycopg.Error, WaitTimeoutError) as error:
             return _failure(inspector, given, error, self._connection, self.redactor)
@@ -129,12 +139,15 @@ def look_within(session: Session, name: str, values: Mapping[str, Any] | None = 
 
     Args:
         session: of the look that asks; nodes that fail here are noted there too.
-        name, values: see `Inspection.inspect`.
+        name, values: see `Inspection.inspect`. Without values, an answer that is known already is not looked for
+            again.
 
     Raises:
         BadInputError: there is no such inspector, or an input cannot be used.
         psycopg.Error, WaitTimeoutError: the connection to the coordinator was lost.
     """
+    if not values and name in session.known:
+        return session.known[name]
     inspector = registry.get(name)
     given = reading.parse(inspector.inputs, values or {})
     connection = session.connection
@@ -152,6 +165,8 @@ def look_within(session: Session, name: str, values: Mapping[str, Any] | None = 
         if not connection.closed:
             connection.execute("ROLLBACK TO SAVEPOINT look; RELEASE SAVEPOINT look")
     session.take(inner)
+    if not values:
+        session.known[name] = found
     return found
 
 

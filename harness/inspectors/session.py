@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -13,6 +13,9 @@ from harness.inspectors.contract import FailedNode, Nodes
 from harness.inspectors.fan_out import ClusterNode, Gathered, gather, shipped
 from harness.inspectors.limits import Limits
 from harness.inspectors.redaction import Redactor
+
+if TYPE_CHECKING:
+    from harness.inspectors.contract import Envelope
 
 Query = LiteralString | sql.Composable
 _ASK: LiteralString = "SELECT nodeid, success, result FROM pg_catalog.run_command_on_all_nodes({statement})"
@@ -33,6 +36,7 @@ class Session:
         citus_version: such as ``14.0.1``; empty without Citus.
         redactor: what is shown of what people wrote.
         limits: how long a look may take; ``lock_timeout_ms`` is how long a statement waits for one lock, on any node.
+        known: answers of inspectors without inputs in this inspection, by name; looks within each other share it.
         asked, answered, failed, readonly_enforced: what became of the fan-outs; the envelope has them.
     """
 
@@ -43,6 +47,7 @@ class Session:
     citus_version: str
     redactor: Redactor
     limits: Limits
+    known: dict[str, Envelope[Any]] = field(default_factory=dict)
     asked: list[ClusterNode] = field(default_factory=list)
     answered: dict[int, ClusterNode] = field(default_factory=dict)
     failed: dict[int, FailedNode] = field(default_factory=dict)
