@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import LiteralString
+from typing import Any, LiteralString
 
 from psycopg import sql
 
@@ -175,7 +175,8 @@ def fetch_sizes(session: Session, shard_ids: Collection[int] | None = None) -> S
     gathered = session.on_all_nodes(question)
     measures: dict[tuple[int, int], Measure] = {}
     for node, answer in gathered.rows:
-        shardid, exact, estimate, rows = answer
+        values: Any = answer
+        shardid, exact, estimate, rows = values
         measures[shardid, node.groupid] = read_measure(exact, estimate, rows)
     locked = sum(each.source == "estimate" for each in measures.values())
     reason, message = whats_missing(gathered, locked)
@@ -204,6 +205,6 @@ def whats_missing(gathered: Gathered, locked: int) -> tuple[Reason | None, str]:
     if locked:
         return (
             Reason.LOCK_TIMEOUT,
-            f"{locked} copies of shards are locked: their sizes are estimates of the last VACUUM",
+            f"{locked} copies of shards are locked: sizes are estimates by the last VACUUM",
         )
     return None, ""

@@ -71,7 +71,7 @@ def rank(placements: list[CatalogPlacement]) -> list[Ranked]:
 
 
 def split_groups(ranked: dict[CitusTable, list[Ranked]]) -> set[tuple[int, int]]:
-    """The (colocation id, rank) whose shards lie on different nodes, have different ranges, or are not in all tables."""
+    """The (colocation id, rank) whose shards are on different nodes, have different ranges, or not in every table."""
     seen: dict[tuple[int, int], list[tuple[frozenset[int | None], str | None, str | None]]] = defaultdict(list)
     tables_of: dict[int, int] = defaultdict(int)
     for table, placements in ranked.items():
