@@ -14,6 +14,7 @@ from typing import LiteralString
 from psycopg import sql
 
 from harness.clusters import RunningCluster
+from harness.inspectors.role import apply_role
 
 # Still pictures: nothing recovers, cleans up, vacuums or starts a new period while a test looks.
 SETTINGS: Mapping[str, str] = MappingProxyType(
@@ -104,7 +105,8 @@ TABLES: Mapping[tuple[str, str], tuple[str, int]] = MappingProxyType(
     }
 )
 # mon: pg_monitor. plain: nothing at all. reader: may read schema app and tenant_a, no other.
-ROLES = ("mon", "plain", "reader")
+# inspector: what `harness inspect setup-role` makes.
+ROLES = ("mon", "plain", "reader", "inspector")
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,8 @@ def make_roles(cluster: RunningCluster) -> None:
     for role in ROLES:
         cluster.create_role(role)
     cluster.sql("GRANT pg_monitor TO mon")
+    with cluster.coordinator.connect() as connection:
+        assert apply_role(connection, "inspector", adopt=True).is_proven
     for schema in ("app", "tenant_a"):
         cluster.sql(sql.SQL("GRANT USAGE ON SCHEMA {} TO reader").format(sql.Identifier(schema)))
         cluster.sql(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA {} TO reader").format(sql.Identifier(schema)))

@@ -27,7 +27,9 @@ def test_standard_cluster_has_one_hot_tenant(standard: Standard) -> None:
     )
 
 
-@pytest.mark.parametrize(("role", "sees_orders"), [("mon", False), ("plain", False), ("reader", True)])
+@pytest.mark.parametrize(
+    ("role", "sees_orders"), [("mon", False), ("plain", False), ("reader", True), ("inspector", False)]
+)
 def test_standard_roles_are_on_every_node_with_their_rights(
     standard: Standard, role: str, *, sees_orders: bool
 ) -> None:
@@ -36,4 +38,4 @@ def test_standard_roles_are_on_every_node_with_their_rights(
             "SELECT has_table_privilege(%s, 'app.orders', 'SELECT'), pg_has_role(%s, 'pg_monitor', 'USAGE')",
             [role, role],
         )
-        assert found == (sees_orders, role == "mon")
+        assert found == (sees_orders, role in {"mon", "inspector"})
