@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 
 from psycopg import sql
 
-from harness.inspectors.contract import Cost, Found, Inspector, Reason, Source, Unavailable
+from harness.inspectors.contract import Cost, Envelope, Finding, Found, Inspector, Reason, Severity, Source, Unavailable
 from harness.inspectors.fan_out import ClusterNode, Gathered
 from harness.inspectors.inputs import Listing, choice, flag, integer
 from harness.inspectors.session import Session
@@ -33,6 +33,8 @@ _QUERY = sql.SQL("""
             WHERE t.query_count_in_this_period + t.query_count_in_last_period > 0)))
 """)
 _COUNTS = ("reads", "reads_before", "queries", "queries_before", "cpu", "cpu_before")
+# One tenant is hot where it has most of the work, there are others, and it is work worth the name.
+HOT_PCT, HOT_QUERIES = 50.0, 1_000
 _WHY_KEY = "tenants are not named: set HARNESS_INSPECT_KEY for their hashes, or reveal_tenants for their names"
 
 
@@ -158,6 +160,23 @@ def _look(session: Session, inputs: Inputs) -> Found[Row]:
     )
 
 
+def _severity(envelope: Envelope[Row]) -> list[Finding]:
+    return [
+        Finding(
+            "tenant_hot",
+            Severity.WARNING,
+            "tenant",
+            f"{row.tenant or 'a tenant'} of colocation group {row.colocation_id}",
+            "one tenant has most of the work",
+            f"{row.share_pct:.0f} % of {envelope.facts['tenants']} tenants' work",
+            "give it a node of its own: isolate_tenant_to_new_shard(), then move that shard",
+        )
+        for row in envelope.rows
+        if row.share_pct >= HOT_PCT and row.queries + row.queries_before >= HOT_QUERIES
+        if envelope.facts["tenants"] > 1
+    ]
+
+
 INSPECTOR = Inspector(
     name="citus_tenant_hotspots",
     summary="Which tenants the cluster works for: reads, queries and CPU, with each one's share",
@@ -191,4 +210,5 @@ INSPECTOR = Inspector(
         Source("citus.stat_tenants_limit", kind="setting"),
     ),
     look=_look,
+    severity=_severity,
 )

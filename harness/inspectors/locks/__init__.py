@@ -170,7 +170,7 @@ def _severity(envelope: Envelope[Row]) -> list[Finding]:
         found.append(
             Finding(
                 "lock_wait",
-                Severity.ERROR if row.wait_ms >= ERROR_MS else Severity.WARNING,
+                Severity.ERROR if is_prepared or row.wait_ms >= ERROR_MS else Severity.WARNING,
                 "transaction" if is_prepared else "session",
                 f"{blocker} on {row.blocker_node or row.node_of_conflict}",
                 f"{blocker} keeps session {row.waiter_gpid} waiting for a {row.locktype} on {row.node_of_conflict}",
