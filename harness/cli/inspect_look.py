@@ -21,15 +21,15 @@ from harness.inspectors.contract import Status
 from harness.inspectors.inputs import parse
 from harness.inspectors.registry import get
 from harness.inspectors.report.document import SCHEMA, to_document
+from harness.inspectors.report.keeping import write_files
 from harness.inspectors.report.making import report_all, report_one
 from harness.inspectors.report.model import Report
-from harness.inspectors.report.page import to_inspect_page
 from harness.inspectors.report.terminal import show_look, show_report
 from harness.inspectors.run import Inspection
 from harness.logs import redact
 from harness.report.document import dump_document
 from harness.report.text import visible
-from harness.report.write import prepare_directory, write_file
+from harness.report.write import prepare_directory
 
 Looks = Callable[[Inspection], Report]
 
@@ -99,18 +99,6 @@ def look_at_all(where: Where, output: Output, *, report: Path, deadline_s: float
         output,
         directory=directory,
     )
-
-
-def write_files(report: Report, command: str, directory: Path) -> tuple[Path, Path]:
-    """Write ``inspect.html`` and ``inspect.json``, each whole or not at all.
-
-    Raises:
-        RefusedError, DiskFullError: they cannot be written.
-    """
-    page, document = directory / "inspect.html", directory / "inspect.json"
-    write_file(document, dump_document(to_document(report, command)).encode())
-    write_file(page, to_inspect_page(report, command).encode())
-    return page, document
 
 
 def _run(place: Place, looks: Looks, command: str, output: Output, *, directory: Path | None = None) -> int:
