@@ -199,6 +199,8 @@ def whats_missing(gathered: Gathered, locked: int) -> tuple[Reason | None, str]:
         gathered: what they answered; nodes that did not are told of by the envelope.
         locked: how many copies of shards somebody had locked.
     """
+    if gathered.failed:
+        return None, ""
     unsynced = [node.name for node in gathered.answered if not node.has_metadata]
     if unsynced:
         return Reason.NODE_FAILED, f"{', '.join(unsynced)} has no metadata and cannot say what its shards are"

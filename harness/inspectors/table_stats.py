@@ -22,6 +22,7 @@ from harness.inspectors.tables import (
     fetch_placements,
     fetch_tables,
     of_table,
+    quoted,
 )
 
 # What pg_stat_all_tables has, asked by OID: the view would count every relation of the node first. Of the partitions
@@ -91,23 +92,29 @@ def _moment(epoch: float | None) -> str | None:
 def _row(key: tuple[str, str], expected: int, copies: Sequence[Sequence[Any]], stale_before: float) -> Row:
     """A table's sums; ``copies`` as `_ASK` has them."""
     schema, table = key
-    sums = [sum(int(copy[at]) for copy in copies) if copies else None for at in range(1, 8)]
-    live, dead = sums[0] or 0, sums[1] or 0
+    sums = (
+        dict.fromkeys(_COUNTERS)
+        if not copies
+        else {name: sum(int(copy[at]) for copy in copies) for at, name in enumerate(_COUNTERS, start=1)}
+    )
+    live, dead = sums["live"] or 0, sums["dead"] or 0
     filled = [copy for copy in copies if copy[1] or copy[3]]
     never = sum(copy[8] is None for copy in filled)
-    analyzed = [copy[8] for copy in copies if copy[8] is not None]
-    vacuumed = [copy[9] for copy in copies if copy[9] is not None]
     return Row(
-        schema,
-        table,
-        expected,
-        len(copies),
-        sums[0],
-        sums[1],
-        round(100 * dead / (live + dead), 2) if live + dead else None,
-        *sums[2:],
-        oldest_analyze=_moment(min(analyzed, default=None)),
-        oldest_vacuum=_moment(min(vacuumed, default=None)),
+        schema=schema,
+        table=table,
+        shards_expected=expected,
+        shards_seen=len(copies),
+        live=sums["live"],
+        dead=sums["dead"],
+        dead_pct=round(100 * dead / (live + dead), 2) if live + dead else None,
+        ins=sums["ins"],
+        upd=sums["upd"],
+        deleted=sums["del"],
+        seq_scan=sums["seq_scan"],
+        idx_scan=sums["idx_scan"],
+        oldest_analyze=_moment(min((copy[8] for copy in copies if copy[8] is not None), default=None)),
+        oldest_vacuum=_moment(min((copy[9] for copy in copies if copy[9] is not None), default=None)),
         never_analyzed_shards=never,
         is_stale=bool(never) or any(copy[8] is not None and copy[8] < stale_before for copy in filled),
     )
@@ -137,7 +144,7 @@ def _severity(envelope: Envelope[Row]) -> Sequence[Finding]:
             rule="stale_stats",
             severity=Severity.INFO,
             scope="table",
-            target=f"{row.schema}.{row.table}",
+            target=f"{quoted(row.schema)}.{quoted(row.table)}",
             title="statistics of shards are missing or old",
             evidence=f"{row.never_analyzed_shards} of {row.shards_seen} copies never, the oldest {row.oldest_analyze}",
             suggestion="ANALYZE the table: Citus passes it on to the shards",
