@@ -52,11 +52,11 @@ SIZE_PAIR: LiteralString = """
     CASE WHEN EXISTS (SELECT FROM locked l WHERE l.oid IN (f.oid, f.reltoastrelid)) THEN NULL
          ELSE pg_catalog.pg_total_relation_size(f.oid) END,
     CASE WHEN EXISTS (SELECT FROM locked l WHERE l.oid IN (f.oid, f.reltoastrelid))
-         THEN pg_catalog.current_setting('block_size')::bigint * (
-              SELECT coalesce(pg_catalog.sum(c.relpages), 0) FROM pg_catalog.pg_class c
-               WHERE c.oid IN (f.oid, f.reltoastrelid)
-                  OR c.oid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i
-                                WHERE i.indrelid IN (f.oid, f.reltoastrelid))) END
+         THEN (SELECT pg_catalog.current_setting('block_size')::bigint * coalesce(pg_catalog.sum(c.relpages), 0)
+                 FROM (SELECT f.oid UNION ALL SELECT f.reltoastrelid
+                       UNION ALL
+                       SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid IN (f.oid, f.reltoastrelid)) o
+                 JOIN pg_catalog.pg_class c ON c.oid = o.oid) END
 """
 _QUESTION: LiteralString = """
     WITH {locked}, {placed}
