@@ -126,8 +126,14 @@ def _literals(settings: dict[str, str]) -> list[tuple[str, sql.Literal]]:
 
 @contextlib.contextmanager
 def transaction(connection: Connection, limits: Limits, cost: Cost) -> Iterator[None]:
-    """A READ ONLY transaction that is always rolled back; a connection that was lost meanwhile is left as it is."""
+    """A READ ONLY transaction that is always rolled back; a connection that was lost meanwhile is left as it is.
+
+    While it lasts, the session's default is read-only too: nothing gets out of it by ending the transaction.
+    """
     require_idle(connection)
+    is_ours = connection.info.parameter_status("default_transaction_read_only") == "on"
+    if not is_ours:
+        connection.execute("SET default_transaction_read_only = on")
     if isinstance(connection, DeadlineConnection):
         connection.deadline_s = limits.timeout_ms(cost) / 1000 + _DEADLINE_SPARE_S
     connection.execute(_begin(limits, cost))
@@ -136,7 +142,7 @@ def transaction(connection: Connection, limits: Limits, cost: Cost) -> Iterator[
     finally:
         if not connection.closed:
             with contextlib.suppress(psycopg.OperationalError):
-                connection.execute("ROLLBACK")
+                connection.execute("ROLLBACK" if is_ours else "ROLLBACK; SET default_transaction_read_only = off")
 
 
 def open_session(connection: Connection, limits: Limits, cost: Cost, redactor: Redactor) -> Session:

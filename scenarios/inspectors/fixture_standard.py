@@ -24,6 +24,8 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         "max_prepared_transactions": "200",
         "max_connections": "200",
         "autovacuum": "off",
+        # Which connections a look opens is read from the logs.
+        "log_connections": "on",
         "citus.recover_2pc_interval": "-1",
         "citus.defer_shard_delete_interval": "-1",
         "citus.stat_tenants_period": "3600",
