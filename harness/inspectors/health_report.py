@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.inspectors import registry
-from harness.inspectors.advisor import findings_of
+from harness.inspectors.advisor import EXPECTED, findings_of
 from harness.inspectors.contract import Cost, Envelope, Found, Inspector, Reason, Severity, Status
 from harness.inspectors.inputs import Listing, required
 from harness.inspectors.run import look_within
@@ -15,8 +15,6 @@ from harness.inspectors.session import Session
 
 NAME = "citus_health_report"
 ADVISOR = "citus_advisor"
-# Off by default, or a part that was never installed: it is told, and makes nobody ill.
-_EXPECTED = frozenset({Reason.GUC_OFF, Reason.PGSS_MISSING, Reason.NOT_PRELOADED, Reason.PGTRICKLE_MISSING})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +71,7 @@ def _overall(envelopes: list[Envelope[Any]], rows: list[Row]) -> str:
         return "error"
     if any(row.warnings for row in rows):
         return "warning"
-    if any(each.status is not Status.OK and each.reason not in _EXPECTED for each in envelopes):
+    if any(each.status is not Status.OK and each.reason not in EXPECTED for each in envelopes):
         return "incomplete"
     return "ok"
 
@@ -89,7 +87,7 @@ def _look(session: Session, inputs: Inputs) -> Found[Row]:
         else:
             envelopes.append(look_within(session, name))
     rows = [_row(position, each) for position, each in enumerate(envelopes, start=1)]
-    unseen = [each.name for each in envelopes if each.status is not Status.OK and each.reason not in _EXPECTED]
+    unseen = [each.name for each in envelopes if each.status is not Status.OK and each.reason not in EXPECTED]
     severities = Counter(each.severity for envelope in envelopes[:-1] for each in findings_of(envelope))
     return Found(
         rows,

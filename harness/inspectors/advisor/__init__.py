@@ -7,13 +7,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from harness.inspectors.advisor.rules import FOCUSES, RULES, SOURCES, Rule, findings_of, focus_of
+from harness.inspectors.advisor.rules import EXPECTED, FOCUSES, RULES, SOURCES, Rule, findings_of, focus_of
 from harness.inspectors.contract import Cost, Envelope, Finding, Found, Inspector, Reason, Severity, Status
 from harness.inspectors.inputs import Listing, choice
 from harness.inspectors.run import look_within
 from harness.inspectors.session import Session
 
-__all__ = ["INSPECTOR", "Inputs", "Row", "findings_of"]
+__all__ = ["EXPECTED", "INSPECTOR", "Inputs", "Row", "findings_of"]
 
 _RANKS = {severity: rank for rank, severity in enumerate(Severity, start=1)}
 
@@ -88,7 +88,6 @@ def _verdict(rule: Rule, envelope: Envelope[Any], counts: Counter[tuple[str, str
 
 
 def _look(session: Session, inputs: Inputs) -> Found[Row]:
-    # More rows than a person reads by default, as a rule that sees only some would say nothing of the rest.
     envelopes = [look_within(session, name) for name in SOURCES]
     rows = [_row(finding, envelope) for envelope in envelopes for finding in findings_of(envelope)]
     counts = Counter((row.source, _rule_name(row.rule)) for row in rows)
@@ -102,7 +101,8 @@ def _look(session: Session, inputs: Inputs) -> Found[Row]:
     wanted = [
         row for row in rows if inputs.focus in ("all", row.focus) and row.rank <= _RANKS[Severity(inputs.severity)]
     ]
-    unseen = [name for name in skipped if not verdicts[name].endswith(("guc_off", "pgss_missing", "not_preloaded"))]
+    excused = {f"skipped: {reason}" for reason in EXPECTED}
+    unseen = [name for name in skipped if verdicts[name] not in excused]
     return Found(
         wanted,
         reason=Reason.INPUT_INCOMPLETE if unseen else None,

@@ -12,6 +12,8 @@ from harness.inspectors.contract import Envelope, Finding, Reason, Severity, Sta
 FOCUSES = ("skew", "ops", "metadata", "performance", "capacity")
 # What is off by default in Citus and PostgreSQL: no fault, but somebody who looks for a cause should know.
 _OFF = frozenset({Reason.GUC_OFF, Reason.PGSS_MISSING, Reason.NOT_PRELOADED})
+# What is off, or was never installed: it is told, and makes no answer incomplete.
+EXPECTED = frozenset({*_OFF, Reason.PGTRICKLE_MISSING})
 
 
 @dataclass(frozen=True)

@@ -100,12 +100,11 @@ def show_findings(findings: Sequence[Finding]) -> Iterator[Text]:
 
 def show_report(report: Report) -> RenderableType:
     """All looks, a line each; the findings; the verdict."""
-    table = Table(title=f"inspectors of {escape(visible(report.place))}", title_justify="left")
-    for name in ("inspector", "status", "reason"):
-        table.add_column(name)
-    for name in ("rows", "took"):
-        table.add_column(name, justify="right")
-    table.add_column("message", overflow="fold")
+    title = f"inspectors of {escape(visible(report.place))}"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+    for name in ("inspector", "status", "reason", "rows", "took"):
+        table.add_column(name, justify="right" if name in {"rows", "took"} else "left", no_wrap=True)
+    told: list[Text] = []
     for look in report.looks:
         envelope = look.envelope
         silent = ", ".join(visible(node.node) for node in envelope.nodes.failed)
@@ -115,9 +114,11 @@ def show_report(report: Report) -> RenderableType:
             envelope.reason.value if envelope.reason else "",
             f"{len(envelope.rows)}{'+' if envelope.truncated else ''}",
             show_ms(look.elapsed_ms),
-            escape(visible(envelope.message) or (f"no answer: {silent}" if silent else "")),
         )
+        if words := envelope.message or (f"no answer from {silent}" if silent else ""):
+            told.append(Text(f"{envelope.name}: {visible(words)}", style=_STYLES[envelope.status]))
     for each in report.skipped:
-        table.add_row(each.name, Text("not asked", style="dim"), "", "", "", escape(visible(each.why)))
+        table.add_row(each.name, Text("not asked", style="dim"), "", "", "")
+        told.append(Text(f"{each.name}: {visible(each.why)}", style="dim"))
     style = "bold green" if report.passed else "bold red"
-    return Group(table, *show_findings(report.findings), Text(describe_report(report), style=style))
+    return Group(table, *told, *show_findings(report.findings), Text(describe_report(report), style=style))
