@@ -121,6 +121,8 @@ def gather(nodes: tuple[ClusterNode, ...], answers: Mapping[int, tuple[bool, str
 
 
 def _why(result: str, redactor: Redactor) -> str:
+    if result == Reason.STATEMENT_TIMEOUT:
+        return f"{Reason.STATEMENT_TIMEOUT}: it did not answer in time"
     words = redactor.message(result)
     is_silent = not words or words.removeprefix("ERROR:").strip().startswith(_UNREACHABLE)
     reason = Reason.NODE_UNREACHABLE if is_silent else Reason.NODE_FAILED

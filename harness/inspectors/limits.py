@@ -41,3 +41,15 @@ class Limits:
     def node_timeout_ms(self, cost: Cost) -> int:
         """How long Citus waits for a connection to a node."""
         return max(10, min(_MOST_NODE_TIMEOUT_MS, self.timeout_ms(cost) // _NODE_TIMEOUT_SHARE))
+
+    def first_round_ms(self, cost: Cost) -> int:
+        """How long all nodes together have for an answer: three fifths of the statement's time."""
+        return max(1, self.timeout_ms(cost) * 3 // 5)
+
+    def second_round_ms(self, cost: Cost) -> int:
+        """How long they have one after another, if that was not enough: the rest."""
+        return max(1, self.timeout_ms(cost) - self.first_round_ms(cost))
+
+    def turn_ms(self, cost: Cost) -> int:
+        """How long one of them has then."""
+        return max(1, self.second_round_ms(cost) // 4)

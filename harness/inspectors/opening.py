@@ -29,6 +29,9 @@ _SESSION: LiteralString = """
     SELECT (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'citus'),
            coalesce(pg_catalog.current_setting('citus.version', true), ''), pg_catalog.current_database()
 """
+_HERE: LiteralString = """
+    SELECT pg_catalog.current_setting('citus.local_hostname'), pg_catalog.current_setting('port')::int
+"""
 _PLACE: LiteralString = """
     SELECT (SELECT groupid FROM pg_catalog.pg_dist_local_group), n.nodeid, n.groupid, n.nodename, n.nodeport,
            n.noderole::text, n.isactive, n.hasmetadata, n.metadatasynced, n.shouldhaveshards,
@@ -152,7 +155,7 @@ def open_session(connection: Connection, limits: Limits, cost: Cost, redactor: R
         Unavailable: Citus' extension is there without its library, or this is no coordinator.
     """
     extension, library, database = connection.execute(_SESSION).fetchall()[0]
-    session = Session(connection, (), 0, database, library, redactor, limits)
+    session = Session(connection, (), 0, database, library, redactor, limits, cost)
     if extension is None:
         here = ClusterNode(0, 0, connection.info.host or "localhost", connection.info.port)
         return replace(session, nodes=(here,), citus_version="")
@@ -167,6 +170,7 @@ def open_session(connection: Connection, limits: Limits, cost: Cost, redactor: R
         raise Unavailable(Reason.NOT_COORDINATOR, f"this is group {group}, a worker: give the coordinator's address")
     nodes = tuple(ClusterNode(*row[1:]) for row in rows if row[1] is not None)
     if not any(node.is_coordinator for node in nodes):
-        here = ClusterNode(0, 0, connection.info.host or "localhost", connection.info.port, should_have_shards=False)
-        nodes = (here, *nodes)
+        # Never registered: Citus asks it by this address.
+        host, port = connection.execute(_HERE).fetchall()[0]
+        nodes = (ClusterNode(0, 0, host, port, should_have_shards=False), *nodes)
     return replace(session, nodes=nodes, local_group=group, citus_version=library)

@@ -15,6 +15,7 @@ from psycopg import errors
 from harness.errors import LockedError, WaitTimeoutError
 from harness.inspectors import inputs as reading
 from harness.inspectors import opening, ordering, registry
+from harness.inspectors.asking import Silent
 from harness.inspectors.contract import Envelope, Found, Inspector, Reason, Status, Unavailable
 from harness.inspectors.limits import Limits
 from harness.inspectors.opening import Connection
@@ -38,6 +39,12 @@ _REASONS: tuple[tuple[type[psycopg.Error], Reason], ...] = (
     (errors.UndefinedColumn, Reason.UNSUPPORTED_VERSION),
     (errors.UndefinedFunction, Reason.UNSUPPORTED_VERSION),
     (errors.UndefinedObject, Reason.UNSUPPORTED_VERSION),
+)
+# Of nodes that failed, the worst first.
+_NODE_VERBS: tuple[tuple[Reason, str], ...] = (
+    (Reason.NODE_UNREACHABLE, "cannot be reached"),
+    (Reason.STATEMENT_TIMEOUT, "did not answer in time"),
+    (Reason.NODE_FAILED, "did not answer"),
 )
 
 
@@ -64,6 +71,7 @@ class Inspection:
     ) -> None:
         self.limits = limits or Limits()
         self.redactor = redactor or default_redactor()
+        self._silent = Silent()
         self._dsn = where if isinstance(where, str) else None
         self._connection: Connection = opening.connect(where, self.limits) if isinstance(where, str) else where
 
@@ -102,7 +110,7 @@ class Inspection:
         try:
             with opening.transaction(self._connection, self.limits, inspector.cost):
                 session = opening.open_session(self._connection, self.limits, inspector.cost, self.redactor)
-                session.known = known
+                session.known, session.silent = known, self._silent
                 return _answer(inspector, given, session)
         except (Unavailable, psycopg.Error, WaitTimeoutError) as error:
             return _failure(inspector, given, error, self._connection, self.redactor)
@@ -151,7 +159,7 @@ def look_within(session: Session, name: str, values: Mapping[str, Any] | None = 
     inspector = registry.get(name)
     given = reading.parse(inspector.inputs, values or {})
     connection = session.connection
-    inner = replace(session, asked=[], answered={}, failed={}, readonly_enforced=None)
+    inner = replace(session, cost=inspector.cost, asked=[], answered={}, failed={}, readonly_enforced=None)
     connection.execute("SAVEPOINT look")
     try:
         if session.citus_version:
@@ -228,12 +236,10 @@ def _missing(found: Found[Any], session: Session, notices: list[tuple[str, str]]
     """Why an answer is not whole: as the look says, else by the nodes that failed, else by a warning."""
     if found.reason is not None:
         return found.reason, found.message
-    failed = list(session.failed.values())
-    if failed:
-        is_silent = any(each.reason.startswith(Reason.NODE_UNREACHABLE) for each in failed)
-        names = ", ".join(each.node for each in sorted(failed, key=lambda each: each.nodeid))
-        verb = "cannot be reached" if is_silent else "did not answer"
-        return Reason.NODE_UNREACHABLE if is_silent else Reason.NODE_FAILED, f"{names} {verb}"
+    failed = sorted(session.failed.values(), key=lambda each: each.nodeid)
+    for reason, verb in _NODE_VERBS:
+        if any(each.reason.startswith(reason) for each in failed):
+            return reason, f"{', '.join(each.node for each in failed)} {verb}"
     for sqlstate, message in notices:
         words = session.redactor.message(message)
         if sqlstate == errors.InsufficientPrivilege.sqlstate:

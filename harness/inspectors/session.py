@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from harness.inspectors.contract import FailedNode, Nodes
+from harness.inspectors.asking import Asker, Silent
+from harness.inspectors.contract import Cost, FailedNode, Nodes
 from harness.inspectors.fan_out import ClusterNode, Gathered, gather, shipped
 from harness.inspectors.limits import Limits
 from harness.inspectors.redaction import Redactor
@@ -17,8 +18,7 @@ from harness.inspectors.redaction import Redactor
 if TYPE_CHECKING:
     from harness.inspectors.contract import Envelope
 
-Query = LiteralString | sql.Composable
-_ASK: LiteralString = "SELECT nodeid, success, result FROM pg_catalog.run_command_on_all_nodes({statement})"
+Query = LiteralString | sql.SQL | sql.Composed
 _SETTINGS: LiteralString = """
     SELECT n.name, pg_catalog.current_setting(n.name, true) FROM pg_catalog.unnest(%s::text[]) AS n(name)
 """
@@ -36,6 +36,8 @@ class Session:
         citus_version: such as ``14.0.1``; empty without Citus.
         redactor: what is shown of what people wrote.
         limits: how long a look may take; ``lock_timeout_ms`` is how long a statement waits for one lock, on any node.
+        cost: of the look, which decides how long a statement may take.
+        silent: nodes that let us wait a moment ago: they are not asked, and have failed.
         known: answers of inspectors without inputs in this inspection, by name; looks within each other share it.
         asked, answered, failed, readonly_enforced: what became of the fan-outs; the envelope has them.
     """
@@ -47,6 +49,8 @@ class Session:
     citus_version: str
     redactor: Redactor
     limits: Limits
+    cost: Cost
+    silent: Silent = field(default_factory=Silent)
     known: dict[str, Envelope[Any]] = field(default_factory=dict)
     asked: list[ClusterNode] = field(default_factory=list)
     answered: dict[int, ClusterNode] = field(default_factory=dict)
@@ -85,15 +89,15 @@ class Session:
             timeout_ms: how long to wait for one lock on a node; None: as the session has it.
 
         Returns:
-            The answers by node. A node that cannot be reached, or says no, is in ``failed``.
+            The answers by node. A node that cannot be reached, says no, or lets us wait, is in ``failed``.
         """
         lock_timeout_ms = self.limits.lock_timeout_ms if timeout_ms is None else timeout_ms
         text = shipped(query, lock_timeout_ms=lock_timeout_ms).as_string(self.connection)
         if self.citus_version:
-            found = self.rows(sql.SQL(_ASK).format(statement=sql.Literal(text)))
-            answers = {nodeid or 0: (succeeded, result or "") for nodeid, succeeded, result in found}
+            asker = Asker(self.connection, self.limits, self.cost, self.silent)
+            answers = asker.ask([node for node in self.nodes if node.is_asked], text)
         else:
-            answers = {0: (True, self.rows(sql.SQL(text))[0][0])}  # type: ignore[arg-type]  # composed above
+            answers = {0: (True, self.rows(sql.SQL(text))[0][0])}
         gathered = gather(self.nodes, answers, self.redactor)
         self._note(gathered)
         return gathered
