@@ -37,7 +37,7 @@ _TASKS_QUERY: LiteralString = """
            s.shardid, n.nspname, c.relname
     FROM pg_catalog.pg_dist_background_task t
     LEFT JOIN pg_catalog.pg_dist_shard s
-           ON s.shardid::text = pg_catalog.substring(t.command, 'citus_(?:move|copy)_shard_placement\\((\\d+)')
+           ON s.shardid = pg_catalog.substring(t.command, 'citus_(?:move|copy)_shard_placement\\((\\d{1,18})')::bigint
     LEFT JOIN pg_catalog.pg_class c ON c.oid = s.logicalrelid
     LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE t.job_id = ANY (%s) AND (%s OR t.status <> 'done')
