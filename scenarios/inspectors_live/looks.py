@@ -92,6 +92,14 @@ def waiting(cluster: RunningCluster, node: Node, statement: str, *before: str) -
 def waiting_in(cluster: RunningCluster, connection: DeadlineConnection, statement: str) -> Iterator[int]:
     """As `waiting`, in a session that is there already; cancelled and rolled back at the end."""
     gpid = gpid_of(connection)
+    with running(connection, statement):
+        wait_until(f"{gpid} to wait", lambda: any(each.rows(_WAITS, [gpid]) for each in cluster.nodes), deadline_s=20)
+        yield gpid
+
+
+@contextmanager
+def running(connection: DeadlineConnection, statement: str) -> Iterator[None]:
+    """A statement that runs meanwhile; cancelled and rolled back at the end."""
 
     def run() -> None:
         with contextlib.suppress(psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected):
@@ -100,22 +108,9 @@ def waiting_in(cluster: RunningCluster, connection: DeadlineConnection, statemen
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        wait_until(f"{gpid} to wait", lambda: any(each.rows(_WAITS, [gpid]) for each in cluster.nodes), deadline_s=20)
-        yield gpid
+        yield
     finally:
         connection.cancel_safe(timeout=10)
         thread.join(20)
         assert not thread.is_alive()
         connection.execute("ROLLBACK")
-
-
-def wait_for_rows(dsn: str, name: str, count: int, **values: Any) -> Envelope[Any]:
-    """Look until there are so many rows."""
-
-    def probe() -> Envelope[Any] | None:
-        found = look(dsn, name, **values)
-        return found if len(found.rows) == count else None
-
-    found = wait_until(f"{count} rows of {name}", probe, deadline_s=20)
-    assert found is not None
-    return found
