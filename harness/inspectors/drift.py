@@ -20,7 +20,6 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "must": (
         "bytea_output",
         "citus.cluster_name",
-        "citus.enable_metadata_sync",
         "citus.local_hostname",
         "default_text_search_config",
         "IntervalStyle",

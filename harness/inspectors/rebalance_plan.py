@@ -11,6 +11,7 @@ from psycopg import sql
 from harness.errors import BadInputError
 from harness.inspectors.contract import Cost, Envelope, Finding, Found, Inspector, Reason, Severity, Source, Unavailable
 from harness.inspectors.inputs import Listing, flag, identifier, integer, number
+from harness.inspectors.placements import SIZE_SOURCES, Sizes, fetch_sizes
 from harness.inspectors.session import Session
 from harness.inspectors.tables import TABLE_SOURCES, CitusTable, choose_tables, fetch_tables
 
@@ -27,10 +28,10 @@ _FORBIDDEN: LiteralString = """
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
 """
+# Its shard_size is pg_dist_placement.shardlength, 0 everywhere (Citus 14.0.1): sizes are asked for by ourselves.
 # max_shard_moves has no NULL (22004); the others take it for "as the strategy has it".
 _PLAN: LiteralString = """
-    SELECT p.step, n.nspname, c.relname, p.shardid, p.shard_size,
-           p.sourcename, p.sourceport, p.targetname, p.targetport
+    SELECT p.step, n.nspname, c.relname, p.shardid, p.sourcename, p.sourceport, p.targetname, p.targetport
       FROM pg_catalog.get_rebalance_table_shards_plan(
                relation => %s::oid::regclass, threshold => %s::real, max_shard_moves => %s::integer,
                drain_only => %s::boolean, rebalance_strategy => %s::name)
@@ -51,7 +52,9 @@ class Inputs(Listing):
     strategy: str | None = identifier(None, "of pg_dist_rebalance_strategy; without, the default one")
     threshold: float | None = number(None, 0.0, 1.0, "how far from the average a node may be; as the strategy has it")
     drain_only: bool = flag(False, "only what must leave nodes with shouldhaveshards = false")
-    max_moves: int = integer(1000, 1, 1_000_000, "shard groups moved at most")
+    max_moves: int = integer(
+        1000, 1, 1_000_000, "shard groups moved at most; what leaves a node to be drained is not counted"
+    )
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Row:
 
     Attributes:
         step: its place in the plan, from 1.
-        shard_size_bytes: as Citus asked for it.
+        size_bytes: of the copy that would be moved, with indexes and toast; None where its node did not say.
         source, target: ``host:port``.
     """
 
@@ -68,7 +71,7 @@ class Row:
     schema: str | None
     table: str | None
     shardid: int
-    shard_size_bytes: int | None
+    size_bytes: int | None
     source: str
     target: str
 
@@ -112,19 +115,21 @@ def _look(session: Session, inputs: Inputs) -> Found[Row]:
         inputs.drain_only,
         strategy,
     ]
-    rows = [
-        Row(step, schema, name, shardid, size, f"{source}:{source_port}", f"{target}:{target_port}")
-        for step, schema, name, shardid, size, source, source_port, target, target_port in session.rows(
-            sql.SQL(_PLAN), parameters
-        )
-    ]
+    plan = session.rows(sql.SQL(_PLAN), parameters)
+    sizes = fetch_sizes(session, {shardid for _, _, _, shardid, *_ in plan}) if plan else Sizes()
+    group_of = {(node.host, node.port): node.groupid for node in session.nodes if node.role == "primary"}
+    rows = []
+    for step, schema, name, shardid, source, source_port, target, target_port in plan:
+        measure = sizes.of(shardid, group_of.get((source, source_port)))
+        size_bytes = measure.size_bytes if measure else None
+        rows.append(Row(step, schema, name, shardid, size_bytes, f"{source}:{source_port}", f"{target}:{target_port}"))
     facts = {
         "strategy": strategy,
         "threshold": round(threshold if inputs.threshold is None else inputs.threshold, 4),
         "shards_to_move": len(rows),
-        "bytes_to_move": sum(row.shard_size_bytes or 0 for row in rows),
+        "bytes_to_move": sum(row.size_bytes or 0 for row in rows),
     }
-    return Found(rows, facts=facts)
+    return Found(rows, sizes.reason, sizes.message, facts=facts)
 
 
 def _severity(envelope: Envelope[Row]) -> Sequence[Finding]:
@@ -154,6 +159,7 @@ INSPECTOR = Inspector(
     volatile=frozenset(),
     sources=(
         *TABLE_SOURCES,
+        *SIZE_SOURCES,
         Source(
             "pg_dist_rebalance_strategy",
             (
@@ -169,14 +175,13 @@ INSPECTOR = Inspector(
             (
                 ("table_name", "regclass"),
                 ("shardid", "bigint"),
-                ("shard_size", "bigint"),
                 ("sourcename", "text"),
                 ("sourceport", "integer"),
                 ("targetname", "text"),
                 ("targetport", "integer"),
             ),
             "function",
-            note="asks nodes for sizes by name, one after another; an error without USAGE, or with a node down",
+            note="asks for sizes by name, one shard after another; an error without USAGE, or with a node down",
         ),
     ),
     look=_look,

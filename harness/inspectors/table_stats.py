@@ -89,8 +89,16 @@ def _moment(epoch: float | None) -> str | None:
     return None if epoch is None else (_EPOCH + timedelta(seconds=float(epoch))).isoformat()
 
 
-def _row(key: tuple[str, str], expected: int, copies: Sequence[Sequence[Any]], stale_before: float) -> Row:
-    """A table's sums; ``copies`` as `_ASK` has them."""
+def summarize(key: tuple[str, str], expected: int, copies: Sequence[Sequence[Any]], stale_before: float) -> Row:
+    """One table of what its copies say.
+
+    Args:
+        key: schema and name.
+        expected: copies by the catalog.
+        copies: of those that were seen: shard, live, dead, inserted, updated, deleted, scans, scans of indexes, and
+            when ANALYZE and VACUUM last ran, in seconds since 1970 or None.
+        stale_before: an ANALYZE before it is old, in seconds since 1970.
+    """
     schema, table = key
     sums = (
         dict.fromkeys(_COUNTERS)
@@ -134,7 +142,7 @@ def _look(session: Session, inputs: Inputs) -> Found[Row]:
     rows = []
     for relid, table in tables.items():
         expected = sum(each.groupid is not None for each in placements.get(relid, ()))
-        rows.append(_row(table.key, expected, copies[relid], now - 3600 * inputs.stale_hours))
+        rows.append(summarize(table.key, expected, copies[relid], now - 3600 * inputs.stale_hours))
     return Found(rows, *whats_missing(gathered, 0))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from psycopg import sql
+
 from harness.clusters import RunningCluster
 from harness.inspectors import Envelope, Status, inspect
 from harness.postgres import ServerNode
@@ -65,6 +67,21 @@ def shards_on(node: ServerNode) -> set[tuple[str, str]]:
              WHERE c.relkind IN ('r', 'p') AND relation_is_a_known_shard(c.oid)
         """)
         return {(schema, name) for schema, name in found}
+
+
+def counters_of(standard: Standard, table: str, *columns: str) -> list[int]:
+    """Sums of columns of every node's pg_stat_all_tables over the shards of a table of schema app, by their names."""
+    names = [row.shard_name for row in look(standard, "list_shards", schema="app", table=table).rows]
+    sums = [0] * len(columns)
+    for node in standard.cluster.nodes:
+        with node.connect() as connection:
+            connection.execute("SET citus.override_table_visibility = off")
+            query = sql.SQL("SELECT {} FROM pg_stat_all_tables WHERE schemaname = 'app' AND relname = ANY (%s)").format(
+                sql.SQL(", ").join(sql.Identifier(column) for column in columns)
+            )
+            for row in connection.execute(query, [names]):
+                sums = [total + value for total, value in zip(sums, row, strict=True)]
+    return sums
 
 
 def by(envelope: Envelope[Any], key: Callable[[Any], Any]) -> dict[Any, Any]:
