@@ -65,6 +65,7 @@ _QUESTION: LiteralString = """
 """
 SIZE_SOURCES = (
     Source("pg_locks", (("locktype", "text"), ("database", "oid"), ("relation", "oid"), ("mode", "text"))),
+    Source("pg_database", (("oid", "oid"), ("datname", "name"))),
     Source("pg_index", (("indexrelid", "oid"), ("indrelid", "oid"))),
     Source("pg_dist_local_group", (("groupid", "integer"),)),
     Source("pg_dist_placement", (("shardid", "bigint"), ("groupid", "integer"))),

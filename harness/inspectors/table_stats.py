@@ -154,7 +154,9 @@ def _severity(envelope: Envelope[Row]) -> Sequence[Finding]:
             scope="table",
             target=f"{quoted(row.schema)}.{quoted(row.table)}",
             title="statistics of shards are missing or old",
-            evidence=f"{row.never_analyzed_shards} of {row.shards_seen} copies never, the oldest {row.oldest_analyze}",
+            evidence=f"{row.never_analyzed_shards} of {row.shards_seen} copies with rows were never analysed"
+            if row.never_analyzed_shards
+            else "the oldest is older than was asked for",
             suggestion="ANALYZE the table: Citus passes it on to the shards",
         )
         for row in envelope.rows

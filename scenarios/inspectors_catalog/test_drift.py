@@ -17,7 +17,7 @@ NAME = "citus_drift_inspector"
 
 def _set(node: ServerNode, setting: str, value: str | None) -> None:
     what = f"ALTER SYSTEM SET {setting} = '{value}'" if value is not None else f"ALTER SYSTEM RESET {setting}"
-    node.sql(what)  # type: ignore[arg-type]  # a test's own literals
+    node.sql(what)
     node.sql("SELECT pg_reload_conf()")
 
 

@@ -136,7 +136,7 @@ def test_replica_identity_decides_whether_shards_can_move_without_blocking(own: 
         ("DEFAULT", "default", False),
         ("FULL", "full", True),
     ):
-        own.cluster.sql(f"ALTER TABLE app.drifting REPLICA IDENTITY {identity}")  # type: ignore[arg-type]
+        own.cluster.sql(f"ALTER TABLE app.drifting REPLICA IDENTITY {identity}")
         (row,) = look(own, "table_inspector", schema="app", table=drifting).rows
         assert (row.replica_identity, row.has_pk, row.has_replica_identity) == (name, False, has_one)
         assert ("no_replica_identity" in _findings(own)) is not has_one

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from harness.inspectors import Reason, Status, inspect
@@ -132,7 +134,8 @@ def test_shortened_shard_name_is_the_relations(standard: Standard) -> None:
 
 def test_pages_of_shards_are_the_whole_in_order(standard: Standard) -> None:
     whole = look(standard, "list_shards").rows
-    pages, cursor = [], None
+    pages: list[Any] = []
+    cursor = None
     while True:
         page = inspect(standard.dsn(), "list_shards", {"limit": 7, "cursor": cursor})
         pages += page.rows

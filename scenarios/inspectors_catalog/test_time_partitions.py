@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -40,14 +41,14 @@ SORTS = (
 @pytest.fixture
 def parts(own: Standard) -> Iterator[Standard]:
     for statement in SORTS:
-        own.cluster.sql(statement)  # type: ignore[arg-type]  # literals above
+        own.cluster.sql(statement)
     try:
         yield own
     finally:
         own.cluster.sql("DROP SCHEMA parts CASCADE")
 
 
-def _bounds(standard: Standard, **values: object) -> list[tuple[object, ...]]:
+def _bounds(standard: Standard, **values: Any) -> list[tuple[Any, ...]]:
     return [
         (row.parent, row.position, row.partition, row.lower, row.upper, row.is_default, row.gap_before)
         for row in look(standard, NAME, **values).rows
