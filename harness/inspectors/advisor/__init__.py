@@ -7,13 +7,22 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from harness.inspectors.advisor.rules import EXPECTED, FOCUSES, RULES, SOURCES, Rule, findings_of, focus_of
+from harness.inspectors.advisor.rules import (
+    EXPECTED,
+    FOCUSES,
+    RULES,
+    SOURCES,
+    Rule,
+    findings_of,
+    focus_of,
+    require_some,
+)
 from harness.inspectors.contract import Cost, Envelope, Finding, Found, Inspector, Reason, Severity, Status
 from harness.inspectors.inputs import Listing, choice
 from harness.inspectors.run import look_within
 from harness.inspectors.session import Session
 
-__all__ = ["EXPECTED", "INSPECTOR", "Inputs", "Row", "findings_of"]
+__all__ = ["EXPECTED", "INSPECTOR", "Inputs", "Row", "findings_of", "require_some"]
 
 _RANKS = {severity: rank for rank, severity in enumerate(Severity, start=1)}
 
@@ -89,6 +98,7 @@ def _verdict(rule: Rule, envelope: Envelope[Any], counts: Counter[tuple[str, str
 
 def _look(session: Session, inputs: Inputs) -> Found[Row]:
     envelopes = [look_within(session, name) for name in SOURCES]
+    require_some(envelopes)
     rows = [_row(finding, envelope) for envelope in envelopes for finding in findings_of(envelope)]
     counts = Counter((row.source, _rule_name(row.rule)) for row in rows)
     verdicts = {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.inspectors import registry
-from harness.inspectors.contract import Envelope, Finding, Reason, Severity, Status
+from harness.inspectors.contract import Envelope, Finding, Reason, Severity, Status, Unavailable
 
 FOCUSES = ("skew", "ops", "metadata", "performance", "capacity")
 # What is off by default in Citus and PostgreSQL: no fault, but somebody who looks for a cause should know.
@@ -58,10 +58,12 @@ def _role_may_write(envelope: Envelope[Any]) -> Iterator[Finding]:
         )
 
 
+# Not here: rebalance_suggested. Its plan needs USAGE on every schema, which the role of inspectors does not have.
 RULES: tuple[Rule, ...] = (
     Rule("node_unreachable", "list_nodes", "ops"),
     Rule("node_not_synced", "list_nodes", "metadata"),
     Rule("role_may_write", "list_nodes", "ops", _role_may_write),
+    Rule("node_skew", "shard_skew_report", "skew"),
     Rule("table_skew", "shard_skew_report", "skew"),
     Rule("shard_group_skew", "shard_skew_report", "skew"),
     Rule("stale_stats", "citus_table_stats", "performance"),
@@ -81,7 +83,9 @@ RULES: tuple[Rule, ...] = (
     Rule("guc_drift", "citus_drift_inspector", "metadata"),
     Rule("unsafe_time_partitions_view", "citus_time_partitions_inspector", "ops"),
     Rule("ghost_placement", "citus_placement_integrity", "metadata"),
+    Rule("inactive_placement", "citus_placement_integrity", "metadata"),
     Rule("orphan_relation", "citus_placement_integrity", "metadata"),
+    # Each of its rules begins so: stream_table_error, stream_table_repair and so on.
     Rule("stream_table", "stream_table_inspector", "ops"),
     Rule("tracking_off", "citus_top_statements", "performance", _tracking_off),
     Rule("tracking_off", "citus_tenant_hotspots", "performance", _tracking_off),
@@ -103,6 +107,17 @@ def findings_of(envelope: Envelope[Any]) -> tuple[Finding, ...]:
             found += rule.check(envelope)
     unique = {(each.rule, each.scope, each.target): each for each in reversed(found)}
     return tuple(reversed(unique.values()))
+
+
+def require_some(envelopes: Sequence[Envelope[Any]]) -> None:
+    """What rests on other looks needs one of them at least.
+
+    Raises:
+        Unavailable: none could be made; with the reason of the first.
+    """
+    if all(each.status in (Status.UNAVAILABLE, Status.ERROR) for each in envelopes):
+        first = envelopes[0]
+        raise Unavailable(first.reason or Reason.INTERNAL, first.message)
 
 
 def focus_of(rule: str) -> str:
