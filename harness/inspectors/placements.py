@@ -208,6 +208,6 @@ def whats_missing(gathered: Gathered, locked: int) -> tuple[Reason | None, str]:
     if locked:
         return (
             Reason.LOCK_TIMEOUT,
-            f"{locked} copies of shards are locked: sizes are estimates by the last VACUUM",
+            f"copies of shards that are locked: {locked}; their sizes are estimates by the last VACUUM",
         )
     return None, ""
