@@ -234,12 +234,17 @@ def _noticed(session: Session) -> Iterator[list[tuple[str, str]]]:
 
 def _missing(found: Found[Any], session: Session, notices: list[tuple[str, str]]) -> tuple[Reason | None, str]:
     """Why an answer is not whole: as the look says, else by the nodes that failed, else by a warning."""
-    if found.reason is not None:
-        return found.reason, found.message
     failed = sorted(session.failed.values(), key=lambda each: each.nodeid)
+    by_nodes: tuple[Reason | None, str] = (None, "")
     for reason, verb in _NODE_VERBS:
         if any(each.reason.startswith(reason) for each in failed):
-            return reason, f"{', '.join(each.node for each in failed)} {verb}"
+            by_nodes = reason, f"{', '.join(each.node for each in failed)} {verb}"
+            break
+    if found.reason is not None:
+        is_said = all(each.node in found.message for each in failed)
+        return found.reason, found.message if is_said else f"{found.message}; {by_nodes[1]}"
+    if failed:
+        return by_nodes
     for sqlstate, message in notices:
         words = session.redactor.message(message)
         if sqlstate == errors.InsufficientPrivilege.sqlstate:
