@@ -68,6 +68,12 @@ PREPARED = Source(
     note="of all databases of the node",
 )
 
+CLASSES = Source(
+    "pg_class", (("oid", "oid"), ("relname", "name"), ("relnamespace", "oid")), note="of this node, shards included"
+)
+SCHEMAS = Source("pg_namespace", (("oid", "oid"), ("nspname", "name")))
+DATABASES = Source("pg_database", (("oid", "oid"), ("datname", "name")))
+
 # What is told of a session; `a` is pg_stat_activity, `t` what Citus knows of the same process.
 SESSION_FIELDS = sql.SQL(
     "'pid', a.pid, 'gpid', t.global_pid, 'is_worker', t.worker_query, 'database', a.datname, 'user', a.usename,"

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from harness.inspectors.contract import Cost, Found, Inspector, Reason, Source, Unavailable
 from harness.inspectors.inputs import Listing, choice, integer
-from harness.inspectors.live import HIDDEN, STATEMENT_CHARACTERS, statement_mode
+from harness.inspectors.live import DATABASES, HIDDEN, SCHEMAS, STATEMENT_CHARACTERS, statement_mode
 from harness.inspectors.redaction import StatementMode
 from harness.inspectors.session import Session
 
@@ -200,6 +200,11 @@ INSPECTOR = Inspector(
             note="in its extension's schema",
         ),
         Source("citus.stat_statements_track", kind="setting"),
+        Source("shared_preload_libraries", kind="setting"),
+        Source("pg_extension", (("extname", "name"), ("extnamespace", "oid"))),
+        Source("pg_roles", (("oid", "oid"), ("rolname", "name"))),
+        SCHEMAS,
+        DATABASES,
     ),
     look=_look,
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +15,13 @@ from harness.chain.runner import upgrade
 from harness.clusters import Cluster, RunningCluster
 from harness.faults.nodes import node_killed
 from harness.faults.transactions import prepared
-from harness.inspectors import Reason, Status
+from harness.inspectors import Reason, Status, stream_tables
 from harness.inspectors.contract import Severity
+from harness.inspectors.registry import get
 from harness.postgres import AdministeredNode, Node
 from harness.trickle import StreamTables
+from harness.trickle import repair as repairing
 from harness.trickle.leases import LOCK_CLASS
-from harness.trickle.repair import repair
 from harness.waiting import wait_until
 from scenarios.fixtures.clusters import MakeCluster
 from scenarios.inspectors_live.looks import assert_partial, findings, gpid_of, look, look_whole, opened
@@ -199,7 +202,7 @@ def test_trigger_that_is_switched_off_on_one_shard_is_damage(shop: Cluster[Admin
         (shard.shardid, 2, ("upd",))
     ]
     with shop.coordinator.connect() as connection:
-        report = repair(connection, is_check=True)
+        report = repairing.repair(connection, is_check=True)
     assert [str(each) for each in report.findings] == list(row.repair) == found.facts["repair"]
     assert _rows(found)['na"mes'].repair == ()
     assert [(each.rule, each.severity, each.target) for each in findings(found)] == [
@@ -303,3 +306,12 @@ def test_two_looks_differ_in_volatile_fields_only(shop: Cluster[AdministeredNode
         assert {k: v for k, v in vars(one).items() if k not in first.volatile} == {
             k: v for k, v in vars(other).items() if k not in first.volatile
         }
+
+
+def test_everything_that_is_read_is_declared() -> None:
+    """What is declared is compared with the catalog in scenarios/inspectors/test_sources.py."""
+    places = [*Path(stream_tables.__file__).parent.glob("*.py"), Path(repairing.__file__).with_name("look.py")]
+    text = " ".join(path.read_text(encoding="utf-8") for path in places)
+    mentioned = set(re.findall(r"\b(?:FROM|JOIN) (?:pg_catalog|pgtrickle)\.(\w+)\b(?!\s*\()", text))
+    assert len(mentioned) > 10
+    assert mentioned <= {source.relation for source in get(NAME).sources}

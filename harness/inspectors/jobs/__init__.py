@@ -226,8 +226,12 @@ def _look(session: Session, inputs: Inputs) -> Found[Row]:
 
 def _severity(envelope: Envelope[Row]) -> list[Finding]:
     found = []
+    # What failed and was done again since is history: of each kind of job the latest one tells.
+    latest: dict[str, int] = {}
     for row in envelope.rows:
-        if row.state in {"failed", "failing"}:
+        latest[row.type] = max(row.job_id, latest.get(row.type, 0))
+    for row in envelope.rows:
+        if row.state in {"failed", "failing"} and row.job_id == latest[row.type]:
             errors = [task.message for task in row.tasks if task.status == "error"]
             found.append(
                 Finding(

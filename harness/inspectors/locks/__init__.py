@@ -10,10 +10,13 @@ from harness.inspectors.contract import Cost, Envelope, Finding, Found, Inspecto
 from harness.inspectors.inputs import Listing, flag, integer
 from harness.inspectors.live import (
     ACTIVITY,
+    CLASSES,
+    DATABASES,
     GLOBAL_PIDS,
     HIDDEN_MESSAGE,
     OWN_GPID,
     PREPARED,
+    SCHEMAS,
     is_hidden,
     shown,
     statement_mode,
@@ -208,6 +211,9 @@ INSPECTOR = Inspector(
         GLOBAL_PIDS,
         OWN_GPID,
         PREPARED,
+        CLASSES,
+        SCHEMAS,
+        DATABASES,
         Source(
             "pg_locks",
             (

@@ -10,7 +10,7 @@ import psycopg
 
 from harness.inspectors.contract import Cost, Envelope, Finding, Found, Inspector, Reason, Severity, Source
 from harness.inspectors.inputs import Listing, flag, identifier, integer
-from harness.inspectors.live import statement_mode
+from harness.inspectors.live import ACTIVITY, CLASSES, DATABASES, PREPARED, SCHEMAS, statement_mode
 from harness.inspectors.session import Session
 from harness.inspectors.stream_tables.assembly import assemble
 from harness.inspectors.stream_tables.model import Row
@@ -224,8 +224,42 @@ INSPECTOR = Inspector(
             ("error_message", "text"),
             ("initiated_by", "text"),
         ),
+        _catalog("alembic_version", ("version_num", "character varying")),
+        ACTIVITY,
+        PREPARED,
+        CLASSES,
+        SCHEMAS,
+        DATABASES,
+        Source("pg_proc", (("oid", "oid"), ("proname", "name"), ("pronamespace", "oid"), ("prosrc", "text"))),
+        Source(
+            "pg_trigger",
+            (
+                ("tgrelid", "oid"),
+                ("tgparentid", "oid"),
+                ("tgname", "name"),
+                ("tgfoid", "oid"),
+                ("tgenabled", '"char"'),
+            ),
+        ),
+        Source("pg_publication", (("pubname", "name"),)),
+        Source(
+            "pg_locks",
+            (
+                ("locktype", "text"),
+                ("database", "oid"),
+                ("relation", "oid"),
+                ("classid", "oid"),
+                ("objid", "oid"),
+                ("objsubid", "smallint"),
+                ("pid", "integer"),
+                ("mode", "text"),
+                ("granted", "boolean"),
+            ),
+        ),
+        Source("pg_dist_local_group", (("groupid", "integer"),)),
+        Source("pg_dist_shard_placement", (("shardid", "bigint"), ("nodename", "text"), ("nodeport", "integer"))),
         Source("pg_dist_placement", (("shardid", "bigint"), ("groupid", "integer"))),
-        Source("pg_dist_shard", (("logicalrelid", "regclass"), ("shardid", "bigint"))),
+        Source("pg_dist_shard", (("logicalrelid", "regclass"), ("shardid", "bigint"), ("shardminvalue", "text"))),
         Source("pg_dist_partition", (("logicalrelid", "regclass"), ("partkey", "text"))),
         Source("column_to_column_name", (("returns", "text"),), "function"),
         Source("ts_stat", (("ndoc", "integer"),), "function", note="runs a query that is put together on the node"),
