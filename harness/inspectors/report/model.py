@@ -55,7 +55,12 @@ class Report:
         return tuple(
             sorted(
                 found.values(),
-                key=lambda each: (order.index(each.severity), each.rule, each.scope, each.target.encode()),
+                key=lambda each: (
+                    order.index(each.severity),
+                    each.rule,
+                    each.scope,
+                    each.target.encode("utf-8", "surrogatepass"),
+                ),
             )
         )
 

@@ -81,7 +81,12 @@ def _container(kind: Any, origin: Any, parts: tuple[Any, ...]) -> dict[str, Any]
     if issubclass(origin, Mapping):
         return {"type": "object", "additionalProperties": schema_of(parts[1])}
     if issubclass(origin, tuple) and parts[-1] is not Ellipsis:
-        return {"type": "array", "prefixItems": [schema_of(part) for part in parts], "items": False}
+        return {
+            "type": "array",
+            "prefixItems": [schema_of(part) for part in parts],
+            "minItems": len(parts),
+            "items": False,
+        }
     if issubclass(origin, Sequence | frozenset):
         return {"type": "array", "items": schema_of(parts[0])}
     if is_dataclass(origin):
