@@ -164,7 +164,7 @@ def _look(session: Session, inputs: Inputs) -> Found[Row]:
     facts = {"placements": sum(each.groupid is not None for each in placements)}
     facts |= {problem: sum(row.problem == problem for row in rows) for problem in PROBLEMS}
     return Found(
-        [row for row in rows if inputs.problem in ("any", row.problem)], *whats_missing(gathered, 0), facts=facts
+        [row for row in rows if inputs.problem in ("any", row.problem)], *whats_missing(session, gathered), facts=facts
     )
 
 

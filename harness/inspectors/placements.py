@@ -63,6 +63,9 @@ _QUESTION: LiteralString = """
     SELECT pg_catalog.json_agg(pg_catalog.json_build_array(f.shardid, {sizes}, f.reltuples)) FROM found f
      WHERE f.oid IS NOT NULL
 """
+_WITH_PLACEMENTS: LiteralString = """
+    SELECT DISTINCT p.groupid FROM pg_catalog.pg_dist_placement p WHERE p.groupid = ANY (%s::integer[])
+"""
 SIZE_SOURCES = (
     Source("pg_locks", (("locktype", "text"), ("database", "oid"), ("relation", "oid"), ("mode", "text"))),
     Source("pg_database", (("oid", "oid"), ("datname", "name"))),
@@ -180,7 +183,7 @@ def fetch_sizes(session: Session, shard_ids: Collection[int] | None = None) -> S
         shardid, exact, estimate, rows = values
         measures[shardid, node.groupid] = read_measure(exact, estimate, rows)
     locked = sum(each.source == "estimate" for each in measures.values())
-    reason, message = whats_missing(gathered, locked)
+    reason, message = whats_missing(session, gathered, locked)
     return Sizes(measures, reason, message)
 
 
@@ -193,21 +196,25 @@ def read_measure(exact: int | None, estimate: int | None, rows: float | None) ->
     )
 
 
-def whats_missing(gathered: Gathered, locked: int) -> tuple[Reason | None, str]:
+def whats_missing(session: Session, gathered: Gathered, locked: int = 0) -> tuple[Reason | None, str]:
     """Reason and message of a fan-out that went by the nodes' own placements.
 
     Args:
+        session: that asked.
         gathered: what they answered; nodes that did not are told of by the envelope.
         locked: how many copies of shards somebody had locked.
     """
     if gathered.failed:
         return None, ""
+    inactive = [node for node in session.nodes if node.role == "primary" and not node.is_active]
+    if inactive:
+        groups = {row[0] for row in session.rows(_WITH_PLACEMENTS, [[node.groupid for node in inactive]])}
+        names = ", ".join(node.name for node in inactive if node.groupid in groups)
+        if names:
+            return Reason.NODE_UNREACHABLE, f"{names} has shards, is not active and was not asked"
     unsynced = [node.name for node in gathered.answered if not node.has_metadata]
     if unsynced:
         return Reason.NODE_FAILED, f"{', '.join(unsynced)} has no metadata and cannot say what its shards are"
     if locked:
-        return (
-            Reason.LOCK_TIMEOUT,
-            f"copies of shards that are locked: {locked}; their sizes are estimates by the last VACUUM",
-        )
+        return Reason.LOCK_TIMEOUT, f"copies of shards that are locked: {locked}; their sizes are estimates"
     return None, ""

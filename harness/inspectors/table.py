@@ -247,7 +247,9 @@ def _look(session: Session, inputs: Inputs) -> Found[Row]:
     view = _Seen(copies, nodes, inputs)
     rows = [_row(table, indexes[relid], placements.get(relid, []), view) for relid, table in tables.items()]
     locked = sum(each.measure.source == "estimate" for each in copies.values())
-    return Found(rows, *whats_missing(gathered, locked), facts={"drift_count": sum(row.drift_count for row in rows)})
+    return Found(
+        rows, *whats_missing(session, gathered, locked), facts={"drift_count": sum(row.drift_count for row in rows)}
+    )
 
 
 def _index_drift(row: Row) -> Finding:

@@ -143,7 +143,7 @@ def _look(session: Session, inputs: Inputs) -> Found[Row]:
     for relid, table in tables.items():
         expected = sum(each.groupid is not None for each in placements.get(relid, ()))
         rows.append(summarize(table.key, expected, copies[relid], now - 3600 * inputs.stale_hours))
-    return Found(rows, *whats_missing(gathered, 0))
+    return Found(rows, *whats_missing(session, gathered))
 
 
 def _severity(envelope: Envelope[Row]) -> Sequence[Finding]:
