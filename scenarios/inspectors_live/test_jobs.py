@@ -66,6 +66,7 @@ def test_job_that_waits_for_a_lock_names_who_has_it_and_then_goes_on(cluster: Ru
             "SELECT pid, substring(command, '\\((\\d+)')::bigint FROM pg_dist_background_task WHERE status = 'running'"
         )
         (blockers,) = cluster.row("SELECT pg_blocking_pids(%s)", [pid])
+        executors = [each for each in look_whole(cluster.coordinator.dsn(), "citus_activity").rows if each.pid == pid]
         cluster.create_role("plain")
         plain = look(cluster.coordinator.dsn(user="plain"), NAME)
         involved = cluster.value("SELECT nodes_involved FROM pg_dist_background_task WHERE status = 'running'")
@@ -91,6 +92,11 @@ def test_job_that_waits_for_a_lock_names_who_has_it_and_then_goes_on(cluster: Ru
     assert [(each.rule, each.severity, each.target) for each in findings(found)] == [
         ("job_stalled", Severity.WARNING, f"job {job}")
     ]
+    # It has neither a state nor a statement, and is told by its kind.
+    assert [(each.wait_type, each.wait_event, each.state, each.query) for each in executors] == [
+        ("Lock", "advisory", None, None)
+    ]
+    assert executors[0].backend_type.startswith("Citus Background Task Queue Executor")
     assert_partial(plain, Reason.INSUFFICIENT_PRIVILEGE, "pg_monitor")
     assert (plain.rows[0].state, plain.rows[0].tasks[0].phase) == ("running", None)
 

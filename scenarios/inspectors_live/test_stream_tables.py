@@ -30,7 +30,7 @@ NAME = "stream_table_inspector"
 ENTRIES = sql.Identifier("My Sch", 'en"tries')
 SHARDS = 4
 BALANCES = """SELECT account, count(*) AS n, sum(amount) AS total FROM "My Sch"."en""tries" GROUP BY account"""
-NAMES = "SELECT name, count(*) AS n FROM public.customers GROUP BY name"
+NAMES = 'SELECT name, count(*) AS n FROM public."order" GROUP BY name'
 
 
 def _build(node: Node, *, is_distributed: bool) -> None:
@@ -40,12 +40,12 @@ def _build(node: Node, *, is_distributed: bool) -> None:
         connection.execute(
             sql.SQL("CREATE TABLE {} (id bigint PRIMARY KEY, account integer NOT NULL, amount integer)").format(ENTRIES)
         )
-        connection.execute("CREATE TABLE public.customers (id integer PRIMARY KEY, name text)")
+        connection.execute('CREATE TABLE public."order" (id integer PRIMARY KEY, name text)')
         if is_distributed:
             connection.execute(
                 "SELECT create_distributed_table(%s, 'id', shard_count => 4)", [ENTRIES.as_string(connection)]
             )
-            connection.execute("SELECT create_reference_table('public.customers')")
+            connection.execute("SELECT create_reference_table('public.\"order\"')")
         connection.execute(
             sql.SQL("INSERT INTO {} SELECT i, i %% 7, i FROM generate_series(1, 200) i").format(ENTRIES), []
         )
@@ -86,7 +86,7 @@ def _buffered(cluster: Cluster[AdministeredNode], stable_name: str) -> dict[int,
 
 def test_lag_and_buffers_are_told_by_node_and_shard_as_the_nodes_have_them(shop: Cluster[AdministeredNode]) -> None:
     _change(shop.coordinator)
-    shop.sql("INSERT INTO public.customers VALUES (1, 'a'), (2, 'b'), (3, 'c')")
+    shop.sql("INSERT INTO public.\"order\" VALUES (1, 'a'), (2, 'b'), (3, 'c')")
     found = look_whole(shop.coordinator.dsn(), NAME)
     with shop.coordinator.connect() as connection, StreamTables(connection) as tables:
         statuses = {status.stream_table.name: status for status in tables.status()}
@@ -285,6 +285,15 @@ def test_server_without_citus_is_looked_at_too(head_database: Node) -> None:
     assert (row.placement, row.pending_rows, row.pending_source) == ("local", 20, "exact")
     (shard,) = row.sources[0].shards
     assert (shard.shardid, shard.rows, shard.triggers, shard.missing) == (None, 20, 4, ())
+    # A table called "order", which is a word of SQL, is found by its own name too.
+    assert [shard.triggers for shard in _rows(found)['na"mes'].sources[0].shards] == [4]
+    with head_database.connect() as session:
+        session.execute("SET event_triggers = off")  # or this project's own would switch them on again
+        session.execute(sql.SQL("ALTER TABLE {} DISABLE TRIGGER ALL").format(ENTRIES))
+    damaged = look_whole(head_database.dsn(), NAME)
+    (shard,) = _rows(damaged)["balances"].sources[0].shards
+    assert (shard.triggers, shard.missing) == (0, ("ins", "upd", "del", "truncate"))
+    assert len(_rows(damaged)["balances"].repair) == 4
     with _locked(head_database) as pid:
         lease = _rows(look_whole(head_database.dsn(), NAME))["balances"].lease
         assert (lease.pid, lease.deadline, lease.is_stale) == (pid, None, False)

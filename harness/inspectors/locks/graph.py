@@ -37,7 +37,7 @@ _QUERY = sql.SQL("""
         JOIN pg_catalog.pg_class c ON c.oid = l.relation
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         LEFT JOIN pg_catalog.pg_dist_shard s
-               ON s.shardid::text = substring(c.relname FROM '_(\\d{{1,18}})$')
+               ON s.shardid = substring(c.relname FROM '_(\\d{{1,18}})$')::bigint
               AND (pg_catalog.parse_ident(pg_catalog.shard_name(s.logicalrelid, s.shardid, false)))[2] = c.relname
         LEFT JOIN pg_catalog.pg_class tc ON tc.oid = s.logicalrelid
         LEFT JOIN pg_catalog.pg_namespace tn ON tn.oid = tc.relnamespace

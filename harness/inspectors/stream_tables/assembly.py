@@ -55,10 +55,6 @@ def _expected(source: SourceRecord) -> tuple[str, ...]:
     return ("ins", "upd", "del") if source.placement == "distributed" else ("ins", "upd", "del", "truncate")
 
 
-def _quoted(name: str) -> str:
-    return name if re.fullmatch(r"[a-z_][a-z0-9_$]*", name) else '"' + name.replace('"', '""') + '"'
-
-
 def _sum(told: Sequence[Mapping[str, Any]], field: str, **wanted: Any) -> int:
     return int(sum(each[field] or 0 for each in told if all(each[key] == value for key, value in wanted.items())))
 
@@ -90,7 +86,7 @@ def _shards(session: Session, source: SourceRecord, records: Records, nodes: _No
         yield Shard(None, names.get(0, "coordinator"), None, None, None, ())
         return
     # Of a reference table the coordinator's own replica is captured (F10), whose name ends in the shard's number.
-    key: int | str = f"{_quoted(source.schema or '')}.{_quoted(source.table or '')}"
+    key: int | str = source.qualified
     if source.placement == "reference" and placed:
         key = placed[0].shardid
     fires = nodes.kinds.get((0, key), frozenset())
@@ -243,8 +239,5 @@ def _refresh(redactor: Redactor, record: HistoryRecord) -> Refresh:
 
 
 def _repair(table: TableRecord, sources: Sequence[SourceRecord], damages: Sequence[Finding]) -> tuple[str, ...]:
-    subjects = {f"{_quoted(table.schema)}.{_quoted(table.name)}"}
-    subjects |= {
-        f"{_quoted(source.schema)}.{_quoted(source.table)}" for source in sources if source.schema and source.table
-    }
+    subjects = {table.qualified, *(source.qualified for source in sources)}
     return tuple(str(each) for each in damages if each.subject in subjects)

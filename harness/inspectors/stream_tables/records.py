@@ -27,15 +27,16 @@ _THERE_QUERY: LiteralString = """
 """
 _GRANTS = "GRANT USAGE ON SCHEMA pgtrickle TO the role; GRANT SELECT ON ALL TABLES IN SCHEMA pgtrickle TO the role"
 _TABLES_QUERY: LiteralString = """
-    SELECT t.pgt_id, t.pgt_relid::bigint, t.pgt_schema, t.pgt_name, t.st_placement, {column}, t.refresh_mode, t.status,
-           t.schedule, t.is_populated, t.needs_reinit, t.reinit_reason, t.suspended_reason, t.consecutive_errors,
-           t.last_refresh_at, t.frontier,
+    SELECT t.pgt_id, pg_catalog.format('%I.%I', t.pgt_schema, t.pgt_name), t.pgt_schema, t.pgt_name, t.st_placement,
+           {column}, t.refresh_mode, t.status, t.schedule, t.is_populated, t.needs_reinit, t.reinit_reason,
+           t.suspended_reason, t.consecutive_errors, t.last_refresh_at, t.frontier,
            greatest(0, extract(epoch FROM pg_catalog.clock_timestamp() - t.data_timestamp))::float8,
            t.drop_requested_at
     FROM pgtrickle.pgt_stream_tables t
 """
 _SOURCES_QUERY: LiteralString = """
-    SELECT d.pgt_id, d.source_relid::bigint, n.nspname, c.relname, d.source_stable_name, d.source_placement,
+    SELECT d.pgt_id, d.source_relid::bigint, pg_catalog.format('%I.%I', n.nspname, c.relname), n.nspname, c.relname,
+           d.source_stable_name, d.source_placement,
            d.is_captured AND k.source_relid IS NOT NULL, d.is_captured, coalesce(c.relispartition, false)
     FROM pgtrickle.pgt_dependencies d
     LEFT JOIN pgtrickle.pgt_change_tracking k ON k.source_relid = d.source_relid
@@ -82,10 +83,10 @@ _COLUMN: LiteralString = """(SELECT pg_catalog.column_to_column_name(p.logicalre
 
 @dataclass(frozen=True)
 class TableRecord:
-    """A row of pgt_stream_tables."""
+    """A row of pgt_stream_tables; ``qualified`` is its name as SQL writes it."""
 
     pgt_id: int
-    relid: int
+    qualified: str
     schema: str
     name: str
     placement: str
@@ -110,6 +111,7 @@ class SourceRecord:
 
     pgt_id: int
     relid: int
+    qualified: str
     schema: str | None
     table: str | None
     stable_name: str
