@@ -9,11 +9,13 @@ from contextlib import AbstractContextManager
 import psycopg
 import pytest
 
-from harness.clusters import RunningCluster
+from harness.clusters import Cluster, RunningCluster
 from harness.inspectors import Inspection, inspect, registry
 from harness.inspectors.advisor import findings_of
 from harness.inspectors.advisor.rules import RULES
 from harness.inspectors.contract import Cost, Envelope, Reason, Severity, Status
+from harness.postgres import AdministeredNode
+from harness.trickle import StreamTables
 from harness.waiting import wait_until
 from scenarios.fixtures.clusters import MakeCluster
 from scenarios.inspectors.fixture_standard import Standard
@@ -210,6 +212,23 @@ def test_state_raises_its_rule_and_no_other(ordinary: RunningCluster, state: str
         worst = "error" if any(severity == "error" for severity, _ in expected) else "warning"
         assert health.facts["overall"] == worst
         assert (health.facts["findings"]["error"] > 0) == (worst == "error")
+
+
+@citus
+def test_stream_table_that_was_given_up_is_an_error(citus_head_database: Cluster[AdministeredNode]) -> None:
+    coordinator = citus_head_database.coordinator
+    coordinator.sql("CREATE TABLE entries (id bigint PRIMARY KEY, account integer)")
+    coordinator.sql("SELECT create_distributed_table('entries', 'id', shard_count := 4)")
+    with coordinator.connect() as connection, StreamTables(connection) as tables:
+        tables.create("public.counts", "SELECT account, count(*) AS n FROM entries GROUP BY account", "1h")
+    rule = "stream_table (stream_table_inspector)"
+    before = inspect(coordinator.dsn(), "citus_advisor", {"severity": "warning"})
+    assert (before.facts["rules"][rule], before.rows) == ("ok", ())
+    coordinator.sql("UPDATE pgtrickle.pgt_stream_tables SET status = 'ERROR'")  # as the scheduler leaves it
+    after = inspect(coordinator.dsn(), "citus_advisor", {"severity": "warning"})
+    assert after.facts["rules"][rule] != "ok"
+    assert {(row.severity, row.source) for row in after.rows} == {("error", "stream_table_inspector")}
+    assert [(row.rule, "counts" in row.target) for row in after.rows] == [("stream_table_error", True)]
 
 
 @citus

@@ -257,6 +257,57 @@ def test_frozen_worker_gives_a_partial_answer_with_its_name_in_time(make_cluster
         frozen.thaw()
 
 
+def test_call_that_is_given_up_does_not_hold_up_the_next(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster()
+    frozen = cluster.workers[0]
+
+    async def act(client: Client) -> None:
+        with anyio.move_on_after(0.2) as given_up:
+            await client.call_tool("citus_health_report")
+        assert given_up.cancelled_caught
+        with anyio.fail_after(1.0):
+            words = refused(await client.call_tool("list_shards", {"limit": 0}))
+        assert "limit=0 cannot be used" in words
+        # What was given up ends by itself, and the server stays.
+        assert answered(await client.call_tool("list_nodes"))["status"] == "partial"
+
+    frozen.freeze()
+    try:
+        assert served(cluster.coordinator.dsn(), act) == ""
+    finally:
+        frozen.thaw()
+
+
+def test_answer_of_many_shards_is_bounded_and_says_that_there_is_more(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster()
+    name = "x" * 63
+    cluster.sql(sql.SQL("CREATE TABLE {} (id bigint)").format(sql.Identifier(name)))
+    cluster.sql(
+        sql.SQL("SELECT create_distributed_table({}, 'id', shard_count := 1200)").format(sql.Literal(name)),
+        deadline_s=120,
+    )
+    walked: list[int] = []
+    sizes: list[int] = []
+
+    async def act(client: Client) -> None:
+        arguments: dict[str, Any] = {"limit": 1000}
+        while True:
+            result = await client.call_tool("list_shards", arguments)
+            envelope = answered(result)
+            sizes.append(len(json.dumps(envelope, ensure_ascii=False).encode()))
+            walked.extend(row["shardid"] for row in envelope["rows"])
+            assert envelope["truncated"] == (envelope["next_cursor"] is not None)
+            if not envelope["truncated"]:
+                return
+            arguments["cursor"] = envelope["next_cursor"]
+
+    served(cluster.coordinator.dsn(), act)
+    assert len(sizes) > 1
+    # Its rows have at most 256 kB; what is around them is small.
+    assert max(sizes) < 260 * 1024
+    assert walked == sorted(shard for (shard,) in cluster.rows("SELECT shardid FROM pg_dist_shard"))
+
+
 def test_client_that_goes_away_ends_the_server(standard: Standard) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "harness", "mcp"],
