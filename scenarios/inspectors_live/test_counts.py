@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.inspectors import Reason, Status
+from harness.inspectors import Inspection, Reason, Status
+from harness.inspectors.contract import Severity
+from harness.inspectors.redaction import Redactor
 from harness.waiting import wait_until
 from scenarios.fixtures.clusters import MakeCluster
 from scenarios.inspectors.fixture_standard import Standard
@@ -145,6 +147,21 @@ def test_tenants_have_their_shares_under_names_that_only_the_key_gives(counted_t
     revealed = look_whole(live.dsn(), TENANTS, reveal_tenants=True, order_by="reads", min_queries=20)
     assert [row.tenant for row in revealed.rows] == ["1"]
     assert findings(found) == []  # forty-five queries are no work
+
+
+def test_tenant_with_most_of_much_work_is_a_finding_that_does_not_name_it(counted_tenants: Standard) -> None:
+    live = counted_tenants
+    _query(live, 1, 1000)
+    _query(live, 7, 1)
+    found = look_whole(live.dsn("mon"), TENANTS)
+    (graded,) = findings(found)
+    assert (graded.rule, graded.severity) == ("tenant_hot", Severity.WARNING)
+    assert str(found.rows[0].tenant) in graded.target
+    assert graded.evidence == "100 % of 2 tenants' work"
+    with Inspection(live.dsn("mon"), redactor=Redactor()) as inspection:
+        keyless = inspection.inspect(TENANTS, {})
+    assert [row.tenant for row in keyless.rows] == [None, None]
+    assert "HARNESS_INSPECT_KEY" in keyless.warnings[0]
 
 
 def test_tenant_on_two_nodes_after_a_move_is_one_row(counted_tenants: Standard) -> None:
