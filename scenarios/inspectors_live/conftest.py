@@ -11,12 +11,6 @@ from scenarios.fixtures.clusters import watched
 from scenarios.fixtures.skips import skip_not_applicable
 from scenarios.inspectors.fixture_standard import SETTINGS, Standard, build
 
-# A node that is down in a test is missed by those that look, and by Citus' own daemons.
-EXPECTED_LOG = (
-    r"failed to connect|connection to the remote node|could not connect|terminating connection|"
-    r"canceling statement due to|server closed the connection|could not receive data|connection not open"
-)
-
 
 @pytest.fixture(scope="session")
 def live_cluster(cluster_provider: Provider) -> Iterator[Standard]:

@@ -182,7 +182,7 @@ def _is_wanted(record: JobRecord, inputs: Inputs) -> bool:
 def _look(session: Session, inputs: Inputs) -> Found[Row]:
     jobs = fetch_jobs(session)
     wanted = [job for job in jobs if _is_wanted(job, inputs)]
-    # Limits hold for the tasks of all jobs together.
+    # What limits one job's tasks are those of all jobs.
     at_work = {job.job_id for job in jobs if job.state in UNFINISHED}
     asked = sorted(at_work | {job.job_id for job in wanted[: inputs.limit]})
     records = fetch_tasks(session, asked, with_done=inputs.job_id is not None) if asked else []
@@ -253,9 +253,7 @@ def _severity(envelope: Envelope[Row]) -> list[Finding]:
                     f"job {row.job_id}",
                     f"{row.description} does not go on: {row.stall.replace('_', ' ')}",
                     row.stall_detail,
-                    "see citus_lock_inspector"
-                    if row.stall == "waiting_lock"
-                    else "see its tasks, and the coordinator's log",
+                    "see citus_lock_inspector, its tasks, and the coordinator's log",
                 )
             )
     left = envelope.facts.get("cleanup_records", 0)
