@@ -50,6 +50,7 @@ _POOL_FUNCTION: LiteralString = "pg_catalog.citus_remote_connection_stats()"
 _HAS_POOL_FUNCTION: LiteralString = (
     "SELECT pg_catalog.to_regprocedure('pg_catalog.citus_remote_connection_stats()') IS NOT NULL"
 )
+_HAS_STREAM_TABLES: LiteralString = "SELECT pg_catalog.to_regnamespace('pgtrickle') IS NOT NULL"
 _PROOF: LiteralString = "SELECT pg_catalog.current_setting('default_transaction_read_only')"
 
 
@@ -105,6 +106,19 @@ def role_statements(role: str = DEFAULT_ROLE, *, exists: bool = False) -> tuple[
     )
 
 
+def stream_table_statements(role: str = DEFAULT_ROLE) -> tuple[sql.Composed, ...]:
+    """What lets it read the catalog of stream tables, for `stream_table_inspector`; what was captured it cannot read.
+
+    After the chain has made new tables it has to be run again.
+    """
+    _check_name(role)
+    name = sql.Identifier(role)
+    return (
+        sql.SQL("GRANT USAGE ON SCHEMA pgtrickle TO {}").format(name),
+        sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA pgtrickle TO {}").format(name),
+    )
+
+
 def node_statement(role: str = DEFAULT_ROLE) -> sql.Composed:
     """What is to be run on every node: the right to see how many connections each keeps to others.
 
@@ -126,6 +140,8 @@ def script(role: str = DEFAULT_ROLE, *, exists: bool = False) -> str:
     lines = [
         "-- On the coordinator, as a superuser. Citus carries the role and its settings to the workers.",
         *(f"{statement.as_string()};" for statement in role_statements(role, exists=exists)),
+        "-- In a database with stream tables, so that their catalog can be read (not what was captured):",
+        *(f"--   {statement.as_string()};" for statement in stream_table_statements(role)),
         "-- Its password, which psql asks for and sends encrypted:",
         f"--   \\password {sql.Identifier(role).as_string()}",
         "-- Nodes log in to each other as the role: pg_hba.conf, a password file or pg_dist_authinfo must let it in.",
@@ -166,6 +182,9 @@ def apply_role(
     with translated(f"role {role!r}"), connection.transaction():
         for statement in role_statements(role, exists=found is not None):
             connection.execute(statement)
+        if connection.execute(_HAS_STREAM_TABLES).fetchall()[0][0]:
+            for statement in stream_table_statements(role):
+                connection.execute(statement)
         if password is not None:
             verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
             connection.execute(

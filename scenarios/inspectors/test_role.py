@@ -105,6 +105,23 @@ def test_planted_write_through_the_fan_out_fails_on_every_node_as_the_role(fresh
         assert node.value("SELECT to_regclass('public.planted')") is None
 
 
+def test_role_reads_the_catalog_of_stream_tables_and_nothing_captured(
+    citus_head_database: Cluster[AdministeredNode],
+) -> None:
+    with _without(citus_head_database, _ROLE), citus_head_database.coordinator.connect() as connection:
+        apply_role(connection, _ROLE)
+        assert citus_head_database.rows(
+            "SELECT n.nspname::text, has_schema_privilege(%s, n.oid, 'USAGE') FROM pg_namespace n"
+            " WHERE n.nspname LIKE 'pgtrickle%%' ORDER BY 1",
+            [_ROLE],
+        ) == [("pgtrickle", True), ("pgtrickle_changes", False)]
+        assert citus_head_database.value(
+            "SELECT bool_and(has_table_privilege(%s, c.oid, 'SELECT') AND NOT has_table_privilege(%s, c.oid, 'INSERT'))"
+            " FROM pg_class c WHERE c.relnamespace = 'pgtrickle'::regnamespace AND c.relkind = 'r'",
+            [_ROLE, _ROLE],
+        )
+
+
 @pytest.mark.parametrize("right", ["SUPERUSER", "CREATEROLE", "pg_read_all_data", "pg_write_all_data"])
 def test_role_that_may_do_more_than_look_is_refused(citus_database: Cluster[AdministeredNode], right: str) -> None:
     with _without(citus_database, "too_much"), citus_database.coordinator.connect() as connection:
