@@ -15,6 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from harness.cli.app import app, print_error
+from harness.clusters import RunningCluster
 from harness.errors import HarnessError
 from harness.settings import load_settings
 
@@ -41,6 +42,15 @@ class Done:
         (found,) = self.document["inspectors"]
         assert isinstance(found, dict)
         return found
+
+
+def worker_name(cluster: RunningCluster, number: int) -> str:
+    """``host:port`` of a worker as Citus has it, which need not be how it is reached from here; from 1."""
+    found: str = cluster.value(
+        "SELECT nodename || ':' || nodeport FROM pg_catalog.pg_dist_node WHERE groupid = %s AND noderole = 'primary'",
+        [number],
+    )
+    return found
 
 
 def environment(dsn: str | None, extra: Mapping[str, str] | None = None) -> dict[str, str]:

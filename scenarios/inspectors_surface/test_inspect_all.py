@@ -21,7 +21,7 @@ from harness.inspectors.report.making import report_all
 from harness.report import load_schema
 from scenarios.fixtures.clusters import MakeCluster
 from scenarios.inspectors.fixture_standard import HOSTILE_TABLE, TABLES, Standard
-from scenarios.inspectors_surface.commands import TIMEOUT_S, environment, run, spawn
+from scenarios.inspectors_surface.commands import TIMEOUT_S, environment, run, spawn, worker_name
 
 pytestmark = pytest.mark.citus(">= 14")
 ROOT = Path(__file__).parents[2]
@@ -96,12 +96,11 @@ def test_all_asks_each_inspector_once_in_two_seconds(standard: Standard) -> None
 
 def test_all_with_a_dead_worker_is_1_and_names_it_everywhere(make_cluster: MakeCluster, tmp_path: Path) -> None:
     cluster = make_cluster()
-    dead = cluster.workers[0]
-    dead.kill()
+    name = worker_name(cluster, 1)
+    cluster.workers[0].kill()
     done = run("--all", "--json", "--report", str(tmp_path), dsn=cluster.coordinator.dsn())
     assert done.code == 1
     _validate(done.document)
-    name = f"{dead.host}:{dead.port}"
     fan_outs = [each for each in done.document["inspectors"] if each["nodes"]["asked"]]
     assert len(fan_outs) > 12
     for each in fan_outs:

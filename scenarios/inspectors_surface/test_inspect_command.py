@@ -23,7 +23,7 @@ from harness.postgres.places import base_dir
 from harness.report import load_schema
 from scenarios.fixtures.clusters import MakeCluster
 from scenarios.inspectors.fixture_standard import HOSTILE_SCHEMA, HOSTILE_TABLE, LONG_TABLE, TABLES, Standard
-from scenarios.inspectors_surface.commands import TIMEOUT_S, command, environment, run, spawn
+from scenarios.inspectors_surface.commands import TIMEOUT_S, command, environment, run, spawn, worker_name
 
 pytestmark = pytest.mark.citus(">= 14")
 
@@ -205,9 +205,8 @@ def test_prepared_transaction_left_behind_is_told_until_it_is_resolved(make_clus
 
 def test_node_that_was_stopped_is_1_and_partial_with_its_name(make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
-    stopped = cluster.workers[1]
-    name = f"{stopped.host}:{stopped.port}"
-    stopped.stop()
+    name = worker_name(cluster, 2)
+    cluster.workers[1].stop()
     done = run("list_nodes", "--json", dsn=cluster.coordinator.dsn())
     assert done.code == 1
     assert (done.envelope["status"], done.envelope["reason"]) == ("partial", "node_unreachable")

@@ -22,7 +22,7 @@ from harness.inspectors import inspect, registry
 from harness.inspectors.report.shapes import to_json
 from scenarios.fixtures.clusters import MakeCluster
 from scenarios.inspectors.fixture_standard import HOSTILE_SCHEMA, HOSTILE_TABLE, TABLES, Standard
-from scenarios.inspectors_surface.commands import TIMEOUT_S, environment, spawn
+from scenarios.inspectors_surface.commands import TIMEOUT_S, environment, spawn, worker_name
 
 pytestmark = pytest.mark.citus(">= 14")
 
@@ -242,13 +242,13 @@ def test_server_survives_a_coordinator_that_goes_and_comes_back(make_cluster: Ma
 
 def test_frozen_worker_gives_a_partial_answer_with_its_name_in_time(make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
-    frozen = cluster.workers[0]
+    frozen, name = cluster.workers[0], worker_name(cluster, 1)
 
     async def act(client: Client) -> None:
         with anyio.fail_after(10):
             envelope = answered(await client.call_tool("list_nodes"))
         assert (envelope["status"], envelope["reason"]) == ("partial", "node_unreachable")
-        assert [each["node"] for each in envelope["nodes"]["failed"]] == [f"{frozen.host}:{frozen.port}"]
+        assert [each["node"] for each in envelope["nodes"]["failed"]] == [name]
 
     frozen.freeze()
     try:
