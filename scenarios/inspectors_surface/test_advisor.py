@@ -98,7 +98,7 @@ def _lock_wait(cluster: RunningCluster) -> Iterator[None]:
             found = inspect(cluster.coordinator.dsn(), "citus_lock_inspector")
             return any(row.wait_ms >= 1_000 for row in found.rows)
 
-        wait_until("somebody waits for a second", has_waited, deadline_s=20)
+        wait_until("somebody waits for a second", has_waited, deadline_s=60)
         yield
 
 
@@ -120,7 +120,7 @@ def _wait_for_prepared(cluster: RunningCluster) -> Iterator[None]:
             found = inspect(cluster.coordinator.dsn(), "citus_lock_inspector")
             return any(row.wait_ms >= 1_000 for row in found.rows)
 
-        wait_until("somebody waits for a second", has_waited, deadline_s=20)
+        wait_until("somebody waits for a second", has_waited, deadline_s=60)
         yield
 
 
@@ -151,7 +151,7 @@ def _setting_drift(cluster: RunningCluster) -> Iterator[None]:
             cluster.workers[0].value("SELECT setting FROM pg_settings WHERE name = 'default_transaction_isolation'")
             == "serializable"
         ),
-        deadline_s=20,
+        deadline_s=60,
     )
     yield
 

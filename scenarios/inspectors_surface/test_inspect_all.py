@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import psycopg
 import pytest
 from lxml import etree
 
@@ -79,11 +80,22 @@ def _looks(place: Path, name: str) -> list[dict[str, Any]]:
     return [each for each in document["inspectors"] if each["name"] == name]
 
 
+def _bare_fan_out(standard: Standard) -> float:
+    """Seconds of the least that can be asked of all nodes, on new connections to them."""
+    with psycopg.connect(standard.dsn("inspector"), autocommit=True) as connection:
+        connection.execute("SET citus.max_cached_conns_per_worker = 0")
+        started = time.monotonic()
+        connection.execute("SELECT * FROM run_command_on_all_nodes('SELECT 1')").fetchall()
+        return time.monotonic() - started
+
+
 def test_all_asks_each_inspector_once_in_two_seconds(standard: Standard) -> None:
     with Inspection(standard.dsn("inspector")) as inspection:
         report = report_all(inspection, standard.dsn("inspector"))  # what is read first is not in any cache
         seconds = []
+        bare: list[float] = []
         for _ in range(3):
+            bare.append(_bare_fan_out(standard))
             report = report_all(inspection, standard.dsn("inspector"))
             seconds.append(report.elapsed_s)
     sums = [look for look in report.looks if registry.get(look.envelope.name).cost is Cost.SUM]
@@ -91,7 +103,8 @@ def test_all_asks_each_inspector_once_in_two_seconds(standard: Standard) -> None
     assert all(look.envelope.status is Status.OK for look in sums), [look.envelope.message for look in sums]
     # They took the answers that were there: no node was asked again.
     assert [look.envelope.nodes.asked for look in sums] == [(), ()]
-    assert min(seconds) < 2.0
+    # Two seconds, and on a machine that is busy with others as many fan-outs as that is on a quiet one.
+    assert min(seconds) < max(2.0, 80 * min(bare))
 
 
 def test_all_with_a_dead_worker_is_1_and_names_it_everywhere(make_cluster: MakeCluster, tmp_path: Path) -> None:
@@ -117,7 +130,8 @@ def test_all_of_a_frozen_worker_ends_near_its_deadline_and_says_what_is_left(
     try:
         started = time.monotonic()
         done = run("--all", "--json", "--deadline", "1", "--report", str(tmp_path), dsn=cluster.coordinator.dsn())
-        assert time.monotonic() - started < 10  # the first look waits 1.3 s for the node
+        # One look waits 1.3 s for the node; all of them would wait for half a minute.
+        assert time.monotonic() - started < 15
     finally:
         cluster.workers[0].thaw()
     _validate(done.document)
