@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     start_timeout_s: float = Field(30.0, gt=0, description="deadline for a server to become ready, in seconds")
     dsn: SecretStr | None = Field(None, description="the database that `harness migrate` and `alembic` work on")
     rehearse_dsn: SecretStr | None = Field(None, description="the database that `harness rehearse` copies, as --dsn")
+    inspect_key: SecretStr | None = Field(
+        None, description="inspectors show tenants as hashes made with this key; without it not at all"
+    )
     log_level: str = Field("warning", description="debug, info, warning or error; logs go to stderr")
     log_json: bool = Field(False, description="logs as one JSON document a line")
 

@@ -39,6 +39,8 @@ def test_misspelled_command_is_answered_with_the_one_that_is_meant() -> None:
         (["doctor", "--help"], {"alembic", "sqlalchemy", "sqlglot"}),
         (["st", "--help"], {"alembic", "sqlalchemy", "docker"}),
         (["bench", "list"], {"numpy", "matplotlib", "docker"}),
+        (["inspect", "list_nodes", "--help"], {"alembic", "sqlalchemy", "sqlglot", "docker", "mcp"}),
+        (["mcp", "--help"], {"alembic", "sqlalchemy", "sqlglot", "docker", "mcp"}),
     ],
 )
 def test_libraries_of_other_commands_are_not_loaded(words: list[str], unwanted: set[str]) -> None:

@@ -81,8 +81,8 @@ def test_hooks_before_a_commit_are_local() -> None:
 
 # What a room may not import: those above it, and those beside it.
 UPPER = {
-    *("citus", "chain", "trickle", "scheduler", "faults", "chaos"),
-    *("matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"),
+    *("citus", "chain", "trickle", "inspectors", "scheduler", "faults", "chaos"),
+    *("matrix", "rehearsal", "report", "bench", "mcp", "cli", "pytest_plugin"),
 }
 ABOVE = {
     "postgres": {"clusters", *UPPER},
@@ -97,6 +97,9 @@ ABOVE = {
     "rehearsal": {"matrix", "report", "bench", "cli", "pytest_plugin"},
     "report": {"bench", "cli", "chain", "clusters", "postgres", "pytest_plugin"},
     "bench": {"chaos", "cli", "pytest_plugin"},
+    # It renders its own page, as bench does.
+    "inspectors": {"scheduler", "faults", "chaos", "matrix", "rehearsal", "bench", "mcp", "cli", "pytest_plugin"},
+    "mcp": {"scheduler", "faults", "chaos", "matrix", "rehearsal", "bench", "cli", "pytest_plugin"},
     "cli": {"pytest_plugin"},
 }
 

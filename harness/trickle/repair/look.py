@@ -33,9 +33,9 @@ _NODE_TEXT: LiteralString = """
                    WHERE n.nspname = 'pgtrickle' AND p.proname = '_guard_stream_table' {not_shells}),
         'publications', (SELECT pg_catalog.json_agg(b.pubname) FROM pg_catalog.pg_publication b
                          WHERE b.pubname LIKE 'pg\\_trickle\\_%'))::text"""
-_HERE_QUERY = sql.SQL(_NODE_TEXT).format(not_shells=sql.SQL(""))
+HERE_QUERY = sql.SQL(_NODE_TEXT).format(not_shells=sql.SQL(""))
 # On a worker a distributed table has a shell of its own name, which is no shard, however its name ends.
-_THERE_QUERY = sql.SQL(_NODE_TEXT).format(
+THERE_QUERY = sql.SQL(_NODE_TEXT).format(
     not_shells=sql.SQL("AND NOT EXISTS (SELECT FROM pg_catalog.pg_dist_partition d WHERE d.logicalrelid = t.tgrelid)")
 )
 _SOURCES_QUERY = """
@@ -154,17 +154,29 @@ def look(connection: psycopg.Connection[Any]) -> Look:
     # The nodes first: what is made meanwhile is then known, and not taken for a leftover.
     nodes: dict[str, Kept | None] = {}
     answers: dict[str, str] = {}
-    shards: dict[str, dict[int, int]] = {}
     if has_citus(connection):
-        query = " ".join(_THERE_QUERY.as_string(connection).split())
+        query = " ".join(THERE_QUERY.as_string(connection).split())
         for host, port, is_good, result in connection.execute(
             "SELECT nodename, nodeport, success, result FROM pg_catalog.run_command_on_workers(%s)", [query]
         ).fetchall():
-            nodes[f"{host}:{port}"] = _kept(result) if is_good else None
+            nodes[f"{host}:{port}"] = read_kept(result) if is_good else None
             answers[f"{host}:{port}"] = "" if is_good else str(result)
+    nodes = {COORDINATOR: read_kept(connection.execute(HERE_QUERY).fetchall()[0][0]), **nodes}
+    return compare(connection, nodes, answers)
+
+
+def compare(connection: psycopg.Connection[Any], nodes: Mapping[str, Kept | None], answers: Mapping[str, str]) -> Look:
+    """What nodes keep, beside what the catalog says.
+
+    Args:
+        connection: to the coordinator, of the catalog's owner.
+        nodes: what `HERE_QUERY` said on the coordinator (`COORDINATOR`) and `THERE_QUERY` on each worker, by address.
+        answers: what a worker said that did not answer.
+    """
+    shards: dict[str, dict[int, int]] = {}
+    if has_citus(connection):
         for address, shard, relid in connection.execute(_SHARDS_QUERY).fetchall():
             shards.setdefault(str(address), {})[int(shard)] = int(relid)
-    nodes = {COORDINATOR: _kept(connection.execute(_HERE_QUERY).fetchall()[0][0]), **nodes}
     sources = {
         str(row[1]): Tracked(int(row[0]), str(row[1]), row[2], str(row[3]), row[4], row[5], tuple(row[6] or ()))
         for row in connection.execute(_SOURCES_QUERY).fetchall()
@@ -176,7 +188,8 @@ def look(connection: psycopg.Connection[Any]) -> Look:
     return Look(sources, nodes, answers, shards, rows, stream_tables)
 
 
-def _kept(text: str) -> Kept:
+def read_kept(text: str) -> Kept:
+    """What a node answered to `HERE_QUERY` or `THERE_QUERY`."""
     found: dict[str, list[Any] | None] = json.loads(text)
     return Kept(
         {str(name): str(digest) for name, digest in found["functions"] or []},
@@ -243,7 +256,7 @@ def _of_shards(found: Look, source: Tracked) -> Iterator[Finding]:
         for shard, relid in sorted(found.shards.get(node, {}).items()):
             if relid != source.relid:
                 continue
-            fires = {name for name, table, is_on in kept.triggers if is_on and _shard_of(table) == shard}
+            fires = {name for name, table, is_on in kept.triggers if is_on and shard_of(table) == shard}
             for kind in ("ins", "upd", "del"):
                 if not any(name.startswith(f"pg_trickle_cdc_{kind}_") for name in fires):
                     yield Finding(
@@ -251,7 +264,8 @@ def _of_shards(found: Look, source: Tracked) -> Iterator[Finding]:
                     )
 
 
-def _shard_of(table: str) -> int | None:
+def shard_of(table: str) -> int | None:
+    """The number at the end of a shard's name; None where it has none."""
     number = table.rstrip('"').rpartition("_")[2]
     return int(number) if number.isdigit() else None
 
@@ -271,7 +285,7 @@ def _of_orphans(found: Look, node: str, kept: Kept) -> Iterator[Finding]:
         return
     known = {shard for shards in found.shards.values() for shard in shards}
     for table in sorted(kept.guards):
-        shard = _shard_of(table)
+        shard = shard_of(table)
         if shard is None or shard in known:
             continue
         name = table.rpartition(".")[2].strip('"').removesuffix(f"_{shard}").replace('""', '"')

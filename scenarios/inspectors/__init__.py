@@ -1,0 +1,1 @@
+"""Inspectors: the standard cluster, and what holds for all of them."""
