@@ -5,4 +5,5 @@ pytest_plugins = [
     "scenarios.fixtures.clusters",
     "scenarios.fixtures.rehearsals",
     "scenarios.fixtures.properties",
+    "scenarios.fixtures.engines",
 ]

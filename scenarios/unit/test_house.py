@@ -81,15 +81,39 @@ def test_hooks_before_a_commit_are_local() -> None:
 
 # What a room may not import: those above it, and those beside it.
 UPPER = {
-    *("citus", "chain", "trickle", "scheduler", "faults", "chaos"),
+    *("citus", "chain", "trickle", "engines", "scheduler", "faults", "chaos"),
     *("matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"),
 }
+ABOVE_STREAM_TABLES = {"scheduler", "faults", "chaos", "matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"}
 ABOVE = {
     "postgres": {"clusters", *UPPER},
     "clusters": UPPER,
     "citus": UPPER - {"citus"},
-    "chain": {"scheduler", "faults", "chaos", "matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"},
-    "trickle": {"scheduler", "faults", "chaos", "matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"},
+    "chain": {
+        "engines",
+        "scheduler",
+        "faults",
+        "chaos",
+        "matrix",
+        "rehearsal",
+        "report",
+        "bench",
+        "cli",
+        "pytest_plugin",
+    },
+    "trickle": {
+        "engines",
+        "scheduler",
+        "faults",
+        "chaos",
+        "matrix",
+        "rehearsal",
+        "report",
+        "bench",
+        "cli",
+        "pytest_plugin",
+    },
+    "engines": ABOVE_STREAM_TABLES,
     "scheduler": {"faults", "chaos", "matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"},
     "faults": {"chaos", "matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"},
     "chaos": {"rehearsal", "bench", "cli", "pytest_plugin"},
