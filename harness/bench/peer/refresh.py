@@ -48,7 +48,7 @@ class Cell:
         share: of the sales that changed.
     """
 
-    operator: Operator
+    operator: Operator = field(hash=False)  # a part of a statement has no hash
     share: float
 
     @property
