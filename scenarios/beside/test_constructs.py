@@ -22,9 +22,9 @@ RECOMPUTED = {
 
 
 @pytest.fixture(scope="module")
-def shop(engine: Engine, request: pytest.FixtureRequest) -> Iterator[Shop]:
+def shop(stream_engine: Engine, request: pytest.FixtureRequest) -> Iterator[Shop]:
     surroundings = (test_constructs.SURROUNDINGS, test_constructs_by_name.SURROUNDINGS)
-    with open_shop(engine, request, *surroundings, more_changes=(test_constructs_by_name.MORE_CHANGES,)) as made:
+    with open_shop(stream_engine, request, *surroundings, more_changes=(test_constructs_by_name.MORE_CHANGES,)) as made:
         yield made
 
 
