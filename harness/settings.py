@@ -39,6 +39,12 @@ class Settings(BaseSettings):
     start_timeout_s: float = Field(30.0, gt=0, description="deadline for a server to become ready, in seconds")
     dsn: SecretStr | None = Field(None, description="the database that `harness migrate` and `alembic` work on")
     rehearse_dsn: SecretStr | None = Field(None, description="the database that `harness rehearse` copies, as --dsn")
+    extension_scripts: str = Field(
+        "", description="directories with more of pg_trickle's scripts, a colon between two, as --extension-scripts"
+    )
+    old_pg_bindir: Path | None = Field(
+        None, description="directory of a PostgreSQL with pg_trickle 0.2, for the scenarios that upgrade a real one"
+    )
     log_level: str = Field("warning", description="debug, info, warning or error; logs go to stderr")
     log_json: bool = Field(False, description="logs as one JSON document a line")
 

@@ -19,6 +19,7 @@ from harness.cli.progress import show_progress
 from harness.cli.rehearse_extension import Outputs, run_extension_update, update_options
 from harness.cli.summary import SummaryFile, errors_told_in, require_place, write_summary
 from harness.errors import EXIT_CHECK_FAILED, BadInputError
+from harness.rehearsal.extension.scripts import script_directories
 from harness.rehearsal.options import RehearsalOptions
 from harness.rehearsal.run import rehearse as run_rehearsal
 from harness.report.document import dump_document, to_document
@@ -73,7 +74,10 @@ def rehearse(
     ] = None,
     extension_scripts: Annotated[
         list[Path] | None,
-        typer.Option(help="More of its install and update scripts are here; may be given again.", metavar="DIR"),
+        typer.Option(
+            help="More of its install and update scripts are here; may be given again. Or HARNESS_EXTENSION_SCRIPTS.",
+            metavar="DIR",
+        ),
     ] = None,
     sources: Annotated[int, typer.Option(help="Sources of the demonstration.")] = _DEFAULTS.sources,
     rows: Annotated[int, typer.Option(help="Rows of the demonstration, in all.")] = _DEFAULTS.rows,
@@ -112,7 +116,7 @@ def rehearse(
                 update_options(
                     extension_update,
                     dsn=_checked_dsn(dsn),
-                    scripts=extension_scripts or (),
+                    scripts=extension_scripts or script_directories(),
                     seed=seed,
                     keep=keep,
                     threads=threads,

@@ -46,7 +46,7 @@ Rehearse = Callable[[str, str], UpdateResult]
 
 
 @pytest.fixture(scope="module")
-def extension_server(installation: Installation) -> Iterator[tuple[Server, ScriptDirectory]]:
+def stand_in_server(installation: Installation) -> Iterator[tuple[Server, ScriptDirectory]]:
     """A server that finds the stand-in's scripts."""
     if installation.major < 18:
         skip_not_applicable("extension_control_path exists since PostgreSQL 18")
@@ -61,9 +61,9 @@ def extension_server(installation: Installation) -> Iterator[tuple[Server, Scrip
 
 
 @pytest.fixture
-def rehearse(extension_server: tuple[Server, ScriptDirectory]) -> Iterator[Rehearse]:
+def rehearse(stand_in_server: tuple[Server, ScriptDirectory]) -> Iterator[Rehearse]:
     """Rehearse an update from one version of the stand-in to another, in a database of its own."""
-    server, scripts = extension_server
+    server, scripts = stand_in_server
     made: list[str] = []
 
     def go(start: str, target: str) -> UpdateResult:
@@ -178,8 +178,8 @@ def test_reports_say_what_was_found(rehearse: Rehearse, tmp_path: Path) -> None:
     assert "1&#46;4" in markdown or "1.4" in markdown
 
 
-def test_versions_without_a_way_between_them_are_refused(extension_server: tuple[Server, ScriptDirectory]) -> None:
-    server, _ = extension_server
+def test_versions_without_a_way_between_them_are_refused(stand_in_server: tuple[Server, ScriptDirectory]) -> None:
+    server, _ = stand_in_server
     with contextlib.closing(server.connect("postgres")) as conn:
         for start, target in (("1.2", "1.0"), ("1.0", "9.9")):
             with pytest.raises(PreflightError) as caught:
@@ -190,9 +190,9 @@ def test_versions_without_a_way_between_them_are_refused(extension_server: tuple
 
 
 def test_version_that_is_not_fresh_is_compared_with_nothing(
-    rehearse: Rehearse, extension_server: tuple[Server, ScriptDirectory]
+    rehearse: Rehearse, stand_in_server: tuple[Server, ScriptDirectory]
 ) -> None:
-    _, scripts = extension_server
+    _, scripts = stand_in_server
     kept = scripts.directory / "pg_trickle--1.1.sql"
     aside = kept.rename(kept.with_suffix(".aside"))
     try:

@@ -17,6 +17,7 @@ from harness.engines.installed import (
 from harness.errors import BadInputError, Finding, PreflightError, UnsupportedVersionError
 from harness.postgres import Installation, find_installations
 from harness.rehearsal.tables import Connection
+from harness.settings import load_settings
 
 _VERSION = r"[0-9A-Za-z][0-9A-Za-z._+-]*?"
 _SPAN = re.compile(rf"({_VERSION})\.\.({_VERSION})")
@@ -42,6 +43,11 @@ class ScriptDirectory:
         """The versions that have an install script of their own: only these are fresh when they are created."""
         found = (_INSTALLS.fullmatch(path.name) for path in self.directory.glob(f"{EXTENSION}--*.sql"))
         return frozenset(match[1] for match in found if match)
+
+
+def script_directories() -> tuple[Path, ...]:
+    """The directories of ``HARNESS_EXTENSION_SCRIPTS``."""
+    return tuple(Path(part) for part in load_settings().extension_scripts.split(":") if part)
 
 
 def parse_span(text: str) -> tuple[str, str]:
