@@ -160,7 +160,6 @@ class Engine(abc.ABC):
 
     Attributes:
         name: as ``--engine`` has it.
-        buffer_prefix: how the names of its capture triggers begin.
     """
 
     name: EngineName
