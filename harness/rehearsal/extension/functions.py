@@ -17,8 +17,10 @@ _TIMEOUT_MS = 10_000
 # What no argument of ours can be the cause of: something that the body names is not there or not of that type
 # (42, without 42501 insufficient_privilege and 42710, 42P07 and the like, which say that something exists already),
 # a library or its symbol is missing (58, 42883), the catalog's own constraints refuse what the function writes (23),
-# a transaction that a function may not leave so (25, 2D, 3B), an internal error (XX).
-_DEFECT_CLASSES = ("23", "25", "2D", "3B", "42", "58", "XX")
+# a transaction that a function may not leave so (25, 2D, 3B). Not XX000: a library in Rust (pgrx) gives it to every
+# refusal of its own, such as 0.2's "is not suspended"; whether one is a defect shows beside a fresh installation.
+_DEFECT_CLASSES = ("23", "25", "2D", "3B", "42", "58")
+_DEFECTS = frozenset({"XX001", "XX002"})
 _NO_DEFECT = frozenset({"42501", "42710", "42P07", "42723"})
 
 _FUNCTIONS = """
@@ -180,5 +182,5 @@ def _judge(conn: Connection, identity: str, error: psycopg.Error) -> FunctionOut
     if conn.closed or conn.broken:
         return FunctionOutcome(identity, FunctionState.FAILS, error.sqlstate or "", f"the session ended: {message}")
     state = error.sqlstate or ""
-    is_defect = state[:2] in _DEFECT_CLASSES and state not in _NO_DEFECT
+    is_defect = state in _DEFECTS or (state[:2] in _DEFECT_CLASSES and state not in _NO_DEFECT)
     return FunctionOutcome(identity, FunctionState.FAILS if is_defect else FunctionState.REFUSES, state, message)

@@ -105,6 +105,7 @@ class VersionFindings:
         differences: between the updated catalog and a fresh one's, a line each; None where there is no fresh one.
         functions: what came of each, in the updated database.
         failing_in_fresh: those that fail in a fresh installation of this version as well.
+        running_in_fresh: those that run there.
         new_stream_table: what came of making, changing, refreshing and dropping one: empty when all went well.
         refreshed, stream_tables: how many of the database's stream tables were refreshed and equal to their query.
     """
@@ -114,14 +115,20 @@ class VersionFindings:
     differences: tuple[str, ...] | None
     functions: tuple[FunctionOutcome, ...]
     failing_in_fresh: frozenset[str]
+    running_in_fresh: frozenset[str]
     new_stream_table: str
     refreshed: int
     stream_tables: int
 
     @property
     def failing(self) -> tuple[FunctionOutcome, ...]:
-        """The functions that fail."""
-        return tuple(one for one in self.functions if one.state is FunctionState.FAILS)
+        """The functions that fail, or refuse what a fresh installation does."""
+        return tuple(
+            one
+            for one in self.functions
+            if one.state is FunctionState.FAILS
+            or (one.state is FunctionState.REFUSES and one.identity in self.running_in_fresh)
+        )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from psycopg import sql
 
@@ -17,6 +18,7 @@ from harness.rehearsal.extension.model import (
     FUNCTION_CHECK,
     NEW_CHECK,
     REFRESH_CHECK,
+    FunctionOutcome,
     FunctionState,
     VersionFindings,
 )
@@ -28,6 +30,19 @@ from harness.rehearsal.tables import Connection, fetch_tables
 _FRESH = "harness_fresh"
 INSTALLS = "installs"
 NO_SCRIPT = "no script"
+
+
+@dataclass(frozen=True)
+class _Fresh:
+    """A fresh installation of one version: ``told`` says whether there is one."""
+
+    told: str
+    catalog: CatalogSnapshot | None = None
+    functions: tuple[FunctionOutcome, ...] = ()
+
+    def in_state(self, state: FunctionState) -> frozenset[str]:
+        """The functions of which this became."""
+        return frozenset(one.identity for one in self.functions if one.state is state)
 
 
 def look_at_version(
@@ -52,20 +67,24 @@ def look_at_version(
         updated = snapshot_extension(conn)
         known = known_values(conn)
     functions = run_functions(place.connect, known)
-    fresh_told, fresh, failing_in_fresh = _look_at_fresh(place, version)
-    differences = None if fresh is None else differences_from_fresh(fresh, updated)
+    fresh = _look_at_fresh(place, version)
+    differences = None if fresh.catalog is None else differences_from_fresh(fresh.catalog, updated)
     findings = VersionFindings(
         version=version,
-        fresh=fresh_told,
+        fresh=fresh.told,
         differences=differences,
         functions=functions,
-        failing_in_fresh=failing_in_fresh,
+        failing_in_fresh=fresh.in_state(FunctionState.FAILS),
+        running_in_fresh=fresh.in_state(FunctionState.RUNS),
         new_stream_table=new,
         refreshed=sum(check.verdict is Verdict.PASSED for check in refreshed),
         stream_tables=len(refreshed),
     )
     failing_before = frozenset(one.identity for one in before.failing) if before is not None else frozenset()
-    return findings, (*refreshed, *_judge(findings, failing_before if fresh is None else failing_in_fresh))
+    return findings, (
+        *refreshed,
+        *_judge(findings, failing_before if differences is None else findings.failing_in_fresh),
+    )
 
 
 def _judge(found: VersionFindings, excused: frozenset[str]) -> Iterator[CheckResult]:
@@ -77,8 +96,9 @@ def _judge(found: VersionFindings, excused: frozenset[str]) -> Iterator[CheckRes
         told = f"{len(found.differences)} differences, the first: {found.differences[0]}" if found.differences else ""
         verdict = Verdict.FAILED if found.differences else Verdict.PASSED
         yield CheckResult(CATALOG_CHECK, found.version, "catalog", verdict, told)
+    failing = {one.identity for one in found.failing}
     for one in found.functions:
-        is_broken = one.state is FunctionState.FAILS
+        is_broken = one.identity in failing
         is_excused = is_broken and one.identity in excused
         verdict = Verdict.FAILED if is_broken and not is_excused else Verdict.PASSED
         if one.state is FunctionState.NOT_CALLED:
@@ -115,10 +135,10 @@ def known_values(conn: Connection) -> KnownValues | None:
     return None
 
 
-def _look_at_fresh(place: Place, version: str) -> tuple[str, CatalogSnapshot | None, frozenset[str]]:
-    """A fresh installation of one version beside the updated one: its catalog, and the functions that fail there."""
+def _look_at_fresh(place: Place, version: str) -> _Fresh:
+    """A fresh installation of one version beside the updated one: its catalog, and what becomes of functions there."""
     if version not in place.scripts.installable:
-        return NO_SCRIPT, None, frozenset()
+        return _Fresh(NO_SCRIPT)
     server = place.server
     server.create_database(_FRESH)
     try:
@@ -126,12 +146,11 @@ def _look_at_fresh(place: Place, version: str) -> tuple[str, CatalogSnapshot | N
             try:
                 install(conn, version)
             except CheckFailedError as error:
-                return error.message, None, frozenset()
+                return _Fresh(error.message)
             demonstration.build(conn)
             snapshot = snapshot_extension(conn)
             known = known_values(conn)
-        outcomes = run_functions(lambda: server.connect(_FRESH), known)
-        return INSTALLS, snapshot, frozenset(o.identity for o in outcomes if o.state is FunctionState.FAILS)
+        return _Fresh(INSTALLS, snapshot, run_functions(lambda: server.connect(_FRESH), known))
     finally:
         # Its own workers may be connected to it.
         with contextlib.closing(server.connect("postgres")) as conn:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -82,7 +83,6 @@ class _Run:
         self.steps: list[StepRun] = []
         self.versions: list[VersionFindings] = []
         self.checks: list[CheckResult] = []
-        self.errors_told = 0
         self.first_rows: dict[str, int] = {}
 
     def rehearse(self, place: Place) -> UpdateResult:
@@ -179,7 +179,6 @@ class _Run:
     def _look(self, version: str, number: int, *, label: str | None = None) -> None:
         """All checks at one version; a session that ends under them is an error of its own."""
         self._say("check", label or version, None)
-        self._check_writers(label or version)
         self._check_rows(label or version)
         try:
             found, checks = look_at_version(self.place, version, number, self.versions[-1] if self.versions else None)
@@ -194,16 +193,19 @@ class _Run:
         self.versions.append(found)
         self.checks += checks
 
-    def _check_writers(self, phase: str) -> None:
-        report = self.writers.report()
-        new = report.errors[self.errors_told :]
-        self.errors_told = len(report.errors)
-        told = f"{report.commits} commits so far"
-        if new:
-            first = new[0]
-            told = f"{len(new)} error(s), the first on {first.source}: {first.sqlstate} {first.message}"
-        verdict = Verdict.FAILED if new else Verdict.PASSED
-        self.checks.append(CheckResult(WRITERS_CHECK, phase, f"{self.options.threads} writers", verdict, told))
+    def _writer_checks(self) -> Iterator[CheckResult]:
+        """What writers met, by the version that they met it at: a version lasts until the next step begins."""
+        phases = [found.version for found in self.versions]
+        begins = [0.0, *(step.started_s for step in self.steps if step.verdict is not Verdict.SKIPPED)]
+        errors = self.writers.report().errors
+        for number, phase in enumerate(phases):
+            until_s = begins[number + 1] if number + 1 < len(begins) else math.inf
+            met = [one for one in errors if begins[number] <= one.at_s < until_s]
+            verdict = Verdict.FAILED if met else Verdict.PASSED
+            told = ""
+            if met:
+                told = f"{len(met)} error(s), the first on {met[0].source}: {met[0].sqlstate} {met[0].message}"
+            yield CheckResult(WRITERS_CHECK, phase, f"{self.options.threads} writers", verdict, told)
 
     def _check_rows(self, phase: str) -> None:
         counted = self.writers.net_rows()
@@ -250,7 +252,7 @@ class _Run:
             elapsed_s=self.clock.now_s(),
             steps=tuple(steps),
             versions=tuple(self.versions),
-            checks=tuple(self.checks),
+            checks=(*self.checks, *self._writer_checks()),
             stalls=longest_stalls(samples, runs),
             writes=self.writers.report().commits,
             rows=sum(self.first_rows.values()),
