@@ -6,4 +6,5 @@ pytest_plugins = [
     "scenarios.fixtures.rehearsals",
     "scenarios.fixtures.properties",
     "scenarios.fixtures.inspected",
+    "scenarios.fixtures.engines",
 ]

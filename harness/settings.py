@@ -42,6 +42,12 @@ class Settings(BaseSettings):
     inspect_key: SecretStr | None = Field(
         None, description="inspectors show tenants as hashes made with this key; without it not at all"
     )
+    extension_scripts: str = Field(
+        "", description="directories with more of pg_trickle's scripts, a colon between two, as --extension-scripts"
+    )
+    old_pg_bindir: Path | None = Field(
+        None, description="directory of a PostgreSQL with pg_trickle 0.2, for the scenarios that upgrade a real one"
+    )
     log_level: str = Field("warning", description="debug, info, warning or error; logs go to stderr")
     log_json: bool = Field(False, description="logs as one JSON document a line")
 

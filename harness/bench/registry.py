@@ -54,6 +54,8 @@ GROUPS: tuple[Group, ...] = (
     Group("migrations", "The chain on many sources", _seconds(None, 20, 600)),
     Group("starts", "From nothing to a usable server or cluster", _seconds(None, 15, 60)),
     Group("matrix", "The plan's ten rows", _seconds(None, 45, 180), needs_citus=True),
+    # In full only: a standard run has no time left. Named on the command line it takes 150 s in any other profile.
+    Group("peer", "Beside the public extension, on one server", _seconds(None, None, 2400)),
 )
 
 

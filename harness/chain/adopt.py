@@ -10,7 +10,7 @@ from typing import Literal
 import psycopg
 from psycopg import sql
 
-from harness.chain import immediate, obstacles
+from harness.chain import immediate, newer, obstacles
 from harness.chain.catalog import CatalogSnapshot, Difference, compare_catalogs, snapshot_catalog
 from harness.chain.connection import Connection, connect, describe_dsn, translated
 from harness.chain.preflight import SUPPORTED_MAJORS, fetch_revision
@@ -24,7 +24,7 @@ _MUST_MATCH = frozenset({"column", "constraint"})
 LOCK_TIMEOUT_MS = 2000
 # Columns that the chain adds itself: a catalog that has one was moved on by something else already.
 _LATER_COLUMNS = ("source_stable_name", "source_placement", "st_placement", "captured_columns")
-_ONLY_0_2 = "the chain starts from pg_trickle 0.2; bring the installation to 0.2.0 first"
+_ONLY_0_2 = f"only the catalogs of 0.2 and of {' and '.join(newer.TAKEN_VERSIONS)} are known here"
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class AdoptReport:
         dropped: functions and event triggers that left with the extension.
         differences: what the installation does not share with the baseline and may keep.
         converted: IMMEDIATE stream tables that are DIFFERENTIAL now and will be rebuilt at their first refresh.
+        rebuilt: stream tables of a newer catalog: each is rebuilt at its first refresh, whatever its mode.
     """
 
     extension_version: str | None
@@ -44,6 +45,7 @@ class AdoptReport:
     dropped: tuple[str, ...]
     differences: tuple[str, ...]
     converted: tuple[str, ...]
+    rebuilt: tuple[str, ...] = ()
 
 
 def load_baseline() -> CatalogSnapshot:
@@ -171,8 +173,12 @@ def find_obstacles(
         connection: to a database with a 0.2 catalog.
         mode: what is to become of IMMEDIATE stream tables.
     """
-    fatal, differences = _compare(connection)
-    findings = [*obstacles.find_preloaded(connection), *fatal, *obstacles.find_dependents(connection)]
+    differences: tuple[Difference, ...] = ()
+    if _is_newer(connection):
+        findings = [*obstacles.find_preloaded(connection), *newer.find_refused(connection)]
+    else:
+        fatal, differences = _compare(connection)
+        findings = [*obstacles.find_preloaded(connection), *fatal, *obstacles.find_dependents(connection)]
     if mode == "refuse":
         findings.extend(
             Finding(
@@ -183,9 +189,14 @@ def find_obstacles(
             )
             for _, name in immediate.fetch_immediate(connection)
         )
-    else:
+    elif not _is_newer(connection):
         findings.extend(immediate.find_half_captured(connection))
     return tuple(findings), differences
+
+
+def _is_newer(connection: Connection) -> bool:
+    """Whether the catalog is one of those whose stream tables can be taken over, and no more."""
+    return _fetch_version(connection) in newer.TAKEN_VERSIONS
 
 
 def _take_over(connection: Connection, dsn: str, mode: Literal["refuse", "differential"]) -> AdoptReport:
@@ -202,6 +213,11 @@ def _take_over(connection: Connection, dsn: str, mode: Literal["refuse", "differ
     if findings:
         raise PreflightError(f"{describe_dsn(dsn)} can't be taken over, and nothing was changed", findings)
     version = _fetch_version(connection)
+    if _is_newer(connection):
+        taken = newer.take(connection)
+        _stamp(connection)
+        connection.commit()
+        return AdoptReport(version, taken.members, taken.dropped, taken.told, taken.converted, taken.rebuilt)
     _replace_functions(connection)
     converted = immediate.convert(connection)
     members, dropped = _set_free(connection)
@@ -212,6 +228,9 @@ def _take_over(connection: Connection, dsn: str, mode: Literal["refuse", "differ
 
 def adopt(dsn: str, *, mode: Literal["refuse", "differential"] = "refuse") -> AdoptReport:
     """Take over an installation of pg_trickle 0.2, in one transaction; on Citus it runs on the coordinator.
+
+    Of 0.66 and 0.67 the stream tables are taken over, not what was captured: each is rebuilt at its first refresh
+    (`harness.chain.newer`). Of 0.2 everything stays:
 
     Its catalog rows, buffers, triggers, storage tables and pending changes stay as they are (baseline.md: members and
     what is none).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg import sql
 
 from harness.chain.connection import Connection
@@ -134,27 +136,36 @@ def convert(connection: Connection) -> tuple[str, ...]:
     found = fetch_immediate(connection)
     if not found:
         return ()
+    for pgt_id, _name in found:
+        _drop_triggers(connection, pgt_id)
+    capture_sources(connection, [pgt_id for pgt_id, _ in found])
+    connection.execute(
+        "UPDATE pgtrickle.pgt_stream_tables"
+        " SET refresh_mode = 'DIFFERENTIAL', frontier = NULL, needs_reinit = true, updated_at = now()"
+        " WHERE pgt_id = ANY (%s)",
+        ([pgt_id for pgt_id, _ in found],),
+    )
+    return tuple(name for _, name in found)
+
+
+def capture_sources(connection: Connection, pgt_ids: Sequence[int]) -> None:
+    """Give the sources of these stream tables a buffer and triggers as 0.2 makes them, where they have none.
+
+    In the caller's transaction, which locks each such source; the stream tables are noted as readers of the buffers.
+    """
     files = migrations_path() / "sql"
     # The generator of 0.2's capture functions; it leaves again below. Its other functions speak of columns that
     # come later.
     connection.execute("SET LOCAL check_function_bodies = off")
     connection.execute((files / "0002_steps.sql").read_text(encoding="utf-8").encode())
-    for pgt_id, _name in found:
-        _drop_triggers(connection, pgt_id)
-        sources = connection.execute(
-            "SELECT d.source_relid::bigint FROM pgtrickle.pgt_dependencies d JOIN pg_class c ON c.oid = d.source_relid"
-            " WHERE d.pgt_id = %s AND c.relkind IN ('r', 'p')",
-            (pgt_id,),
-        ).fetchall()
-        for (relid,) in sources:
-            _capture(connection, relid)
-            _track(connection, relid, pgt_id)
-        connection.execute(
-            "UPDATE pgtrickle.pgt_stream_tables"
-            " SET refresh_mode = 'DIFFERENTIAL', frontier = NULL, needs_reinit = true, updated_at = now()"
-            " WHERE pgt_id = %s",
-            (pgt_id,),
-        )
+    sources = connection.execute(
+        "SELECT d.source_relid::bigint, d.pgt_id FROM pgtrickle.pgt_dependencies d"
+        " JOIN pg_class c ON c.oid = d.source_relid"
+        " WHERE d.pgt_id = ANY (%s) AND c.relkind IN ('r', 'p') ORDER BY d.pgt_id, d.source_relid",
+        (list(pgt_ids),),
+    ).fetchall()
+    for relid, pgt_id in sources:
+        _capture(connection, relid)
+        _track(connection, relid, pgt_id)
     connection.execute((files / "0002_steps_end.sql").read_text(encoding="utf-8").encode())
     connection.execute("SET LOCAL check_function_bodies = on")
-    return tuple(name for _, name in found)

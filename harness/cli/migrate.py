@@ -159,7 +159,10 @@ def adopt(
     ] = Immediate.REFUSE,
     as_json: Json = False,
 ) -> None:
-    """Take over a pg_trickle 0.2 installation: off the extension and its library, at revision 0001. All or nothing."""
+    """Take over a pg_trickle 0.2 installation: off the extension and its library, at revision 0001. All or nothing.
+
+    Of 0.66 and 0.67 the stream tables are taken over, and rebuilt at their first refresh.
+    """
     report = adopt_installation(_dsn(dsn), mode=immediate.value)
     if as_json:
         typer.echo(
@@ -172,17 +175,21 @@ def adopt(
                     "dropped": report.dropped,
                     "differences": report.differences,
                     "converted": report.converted,
+                    "rebuilt": report.rebuilt,
                 }
             )
         )
         return
     owner = f"extension {report.extension_version}" if report.extension_version else "no extension"
+    fate = "gone with it" if report.rebuilt else "set free"
     typer.echo(
-        f"taken over from {owner}: {report.members} members set free, {len(report.dropped)} dropped;"
-        " now at revision 0001"
+        f"taken over from {owner}: {report.members} members {fate}, {len(report.dropped)} dropped; now at revision 0001"
     )
+    word = "does not come along" if report.rebuilt else "differs from the baseline"
     for difference in report.differences:
-        typer.echo(f"  differs from the baseline: {difference}")
+        typer.echo(f"  {word}: {difference}")
+    for name in report.rebuilt:
+        typer.echo(f"  {name} keeps its rows, and is rebuilt from its sources at its first refresh")
     for name in report.converted:
         typer.echo(f"  {name} was IMMEDIATE, is DIFFERENTIAL, and is rebuilt at its first refresh")
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated
 
 import psycopg
 import typer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from rich.console import Console
 
+from harness.cli.interruption import clean_interruption
 from harness.cli.progress import show_progress
+from harness.cli.rehearse_extension import Outputs, run_extension_update, update_options
 from harness.cli.summary import SummaryFile, errors_told_in, require_place, write_summary
-from harness.errors import EXIT_CHECK_FAILED, BadInputError, HarnessError
+from harness.errors import EXIT_CHECK_FAILED, BadInputError
+from harness.rehearsal.extension.scripts import script_directories
 from harness.rehearsal.options import RehearsalOptions
 from harness.rehearsal.run import rehearse as run_rehearsal
 from harness.report.document import dump_document, to_document
@@ -48,10 +46,6 @@ class ImmediateWay(StrEnum):
     REFUSE = "refuse"
 
 
-class RehearsalInterruptedError(HarnessError):
-    """Somebody ended the rehearsal: Ctrl-C, SIGTERM or SIGHUP."""
-
-
 def rehearse(
     *,
     dsn: Annotated[
@@ -67,6 +61,22 @@ def rehearse(
         typer.Option(
             help="Rehearse on this dump of pg_dump (custom, directory or tar), restored into a temporary server.",
             metavar="FILE",
+        ),
+    ] = None,
+    extension_update: Annotated[
+        str | None,
+        typer.Option(
+            help="Rehearse ALTER EXTENSION pg_trickle UPDATE instead, from one version to another, on a base backup of "
+            "--dsn or a demonstration, with the library that is here.",
+            metavar="FROM..TO",
+            show_default=False,
+        ),
+    ] = None,
+    extension_scripts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="More of its install and update scripts are here; may be given again. Or HARNESS_EXTENSION_SCRIPTS.",
+            metavar="DIR",
         ),
     ] = None,
     sources: Annotated[int, typer.Option(help="Sources of the demonstration.")] = _DEFAULTS.sources,
@@ -99,6 +109,24 @@ def rehearse(
     Exit codes: 0 passed, 1 a check failed, 2 refused or bad input, 3 the environment or interrupted.
     """
     require_place("--summary", summary)
+    if extension_update is not None:
+        with errors_told_in(summary, "harness rehearse --extension-update"):
+            _refuse_with_update(dump=dump is not None, crash=crash)
+            run_extension_update(
+                update_options(
+                    extension_update,
+                    dsn=_checked_dsn(dsn),
+                    scripts=extension_scripts or script_directories(),
+                    seed=seed,
+                    keep=keep,
+                    threads=threads,
+                    deadline_s=deadline_s,
+                ),
+                Outputs(report, summary, as_json),
+            )
+        return
+    if extension_scripts:
+        raise BadInputError("--extension-scripts belongs to --extension-update", hint="give both or neither")
     with errors_told_in(summary, "harness rehearse"):
         options = RehearsalOptions(
             dsn=_checked_dsn(dsn) if dump is None or dsn is not None else None,
@@ -117,7 +145,7 @@ def rehearse(
         ).checked()
         directory = prepare_directory(report)
         errors = Console(stderr=True, highlight=False)
-        with _clean_interruption(), show_progress(errors) as on_progress:
+        with clean_interruption(), show_progress(errors) as on_progress:
             result = run_rehearsal(options, on_progress=on_progress)
     command = command_to_repeat(options, result.seed, report)
     paths = write_report(result, directory, command)
@@ -129,6 +157,16 @@ def rehearse(
     print_summary(result, paths, command, errors if as_json else Console(highlight=False))
     if not result.passed:
         raise typer.Exit(EXIT_CHECK_FAILED)
+
+
+def _refuse_with_update(*, dump: bool, crash: bool) -> None:
+    """What a rehearsed update of the extension has no meaning for."""
+    for given, name, why in (
+        (dump, "--dump", "a dump holds no rows of a catalog that the extension owns"),
+        (crash, "--crash", "its steps are one transaction each"),
+    ):
+        if given:
+            raise BadInputError(f"--extension-update does not go with {name}: {why}", hint=f"leave {name} out")
 
 
 def _checked_dsn(dsn: str | None) -> str | None:
@@ -172,50 +210,3 @@ def command_to_repeat(options: RehearsalOptions, seed: int, report: Path) -> str
 def _without_secrets(dsn: str) -> str:
     kept = {key: value for key, value in conninfo_to_dict(dsn).items() if key not in {"password", "sslpassword"}}
     return make_conninfo("", **kept)
-
-
-_Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
-
-
-@dataclass
-class _Interruption:
-    """Which signal came first; later ones don't disturb the cleaning up."""
-
-    name: str | None = None
-
-    def __call__(self, number: int, _frame: FrameType | None) -> None:
-        if self.name is None:
-            self.name = signal.Signals(number).name
-            raise KeyboardInterrupt
-
-
-def _is_ignored(number: signal.Signals) -> bool:
-    return signal.getsignal(number) is signal.SIG_IGN  # nohup, for example
-
-
-@contextlib.contextmanager
-def _clean_interruption() -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into one error, raised once whoever is inside has cleaned up.
-
-    Raises:
-        RehearsalInterruptedError: a signal came.
-    """
-    interruption = _Interruption()
-    in_main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if in_main else ()
-    previous: dict[signal.Signals, _Handler] = {
-        number: signal.signal(number, interruption) for number in numbers if not _is_ignored(number)
-    }
-    try:
-        yield
-    except KeyboardInterrupt:
-        name = interruption.name or "SIGINT"
-        # This process ends now, with an exit code of its own: an impatient second signal must not change that.
-        previous = dict.fromkeys(previous, signal.SIG_IGN)
-        raise RehearsalInterruptedError(
-            f"interrupted by {'Ctrl-C' if name == 'SIGINT' else name}; no report was written",
-            hint="the source was only read, and the temporary server is gone unless --keep was given",
-        ) from None
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from harness.clusters.cluster import Cluster
 from harness.rehearsal.model import Verdict
 
 SCHEMA = "harness/matrix/1"
@@ -44,8 +43,8 @@ class Row:
         claim: what the plan says that happens.
         reality: what a real cluster does.
         finding: what became of the claim.
-        run: runs the row in a database without stream tables, on the coordinator; leaves its tables there. Raises
-            CheckFailedError where a proof or the oracle fails.
+        run: ``run(cluster, engine=OURS)`` runs the row in a database without stream tables, on the coordinator; leaves
+            its tables there. Raises CheckFailedError where a proof or the oracle fails.
         needs_citus: it has no meaning on one server.
     """
 
@@ -55,7 +54,7 @@ class Row:
     claim: str
     reality: str
     finding: Claim
-    run: Callable[[Cluster], RowReport]
+    run: Callable[..., RowReport]
     needs_citus: bool = True
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
+from harness.engines import Done
 from harness.matrix.stage import Stage
 from harness.matrix.workload import Connection, Orders
-from harness.trickle import Refresh
 
 # Every aggregate that a delta keeps by itself, and the two that look again at groups which lost a row (D6).
 TOTALS = (
@@ -22,7 +22,7 @@ BY_TIER = (
 )
 
 
-def refresh(stage: Stage, name: str) -> Refresh:
+def refresh(stage: Stage, name: str) -> Done:
     """Refresh a stream table that has changes waiting: by its delta, and by nothing else.
 
     Raises:

@@ -28,9 +28,6 @@ LEFT JOIN pg_catalog.pg_trigger t ON NOT t.tgisinternal AND t.tgname ~ '^pg_tric
 WHERE s.logicalrelid = pg_catalog.to_regclass(%s)
     AND p.groupid = (SELECT groupid FROM pg_catalog.pg_dist_local_group)
 GROUP BY 1 ORDER BY 1"""
-_TABLE_TRIGGERS = """
-SELECT count(*)::int FROM pg_catalog.pg_trigger t
-WHERE NOT t.tgisinternal AND t.tgname ~ '^pg_trickle_cdc_(ins|upd|del)_' AND t.tgrelid = pg_catalog.to_regclass(%s)"""
 # Triggers, buffers and functions of capture on a node, of any source.
 CAPTURE_HERE: LiteralString = """
 SELECT 'trigger ' || t.tgname FROM pg_catalog.pg_trigger t WHERE t.tgname ~ '^pg_trickle_'
@@ -101,8 +98,10 @@ def prove_source(stage: Stage, table: Table, placement: str) -> None:
     elif placement == "reference":
         _prove_reference_source(stage, table)
     else:
-        count = stage.value(_TABLE_TRIGGERS, [table.qualified])
-        stage.require(f"{table.name} has its triggers", count == _TRIGGERS_A_SHARD, f"{count} triggers")
+        found = stage.tables.footprint(table.schema, table.name)
+        captured_events = found.events >= {"INSERT", "UPDATE", "DELETE", "TRUNCATE"}
+        stage.require(f"{table.name} has its triggers", captured_events, f"{len(found.triggers)} triggers")
+        stage.require(f"{table.name} has its buffer", bool(found.relations), ", ".join(found.relations))
         stage.require(f"the buffer of {table.name} is local", location(stage, table.buffer)[0] == "local", "local")
 
 
@@ -154,10 +153,8 @@ def prove_storage(stage: Stage, table: Table, placement: str) -> None:
     seen, _ = location(stage, table)
     stage.require(f"stream table {table.name} is {placement}", seen == placement, seen)
     stage.places[table.name] = _place(stage, table, placement)
-    recorded = [
-        each.placement for each in stage.tables.list() if (each.schema, each.name) == (table.schema, table.name)
-    ]
-    stage.require_equal(f"the catalog's placement of {table.name}", recorded, [placement])
+    recorded = stage.tables.placement(table.schema, table.name)
+    stage.require_equal(f"the catalog's placement of {table.name}", recorded, placement)
     if placement == "distributed":
         _prove_spread(stage, table, f"stream table {table.name}")
     if placement == "reference":

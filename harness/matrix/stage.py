@@ -8,21 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
-from harness import trickle
-from harness.chain.runner import upgrade
 from harness.clusters.cluster import Cluster
+from harness.engines import OURS, Engine, Tables
 from harness.errors import CheckFailedError
 from harness.matrix.model import RowReport
 from harness.matrix.tables import Table
 from harness.postgres.deadlines import DeadlineConnection
 from harness.postgres.node import Node, Params, Query
 from harness.trickle.names import stable_name
-from harness.trickle.oracle import compare
 
 if TYPE_CHECKING:
-    # Loaded with the first stream table: a SQL parser takes its time.
     from harness.trickle import StreamTables
-
 
 # One answer of a matrix database; what takes longer waits for a lock that nobody gives back.
 ANSWER_DEADLINE_S = 60.0
@@ -35,6 +31,7 @@ class Stage:
         cluster: the database on all nodes; without workers it is a plain server's.
         connection: an autocommit connection to its coordinator.
         tables: the stream tables in it.
+        engine: who keeps them.
 
     Attributes:
         topology: what was proven so far; a row's report shows it.
@@ -42,13 +39,27 @@ class Stage:
         places: where each table is, in a word or two.
     """
 
-    def __init__(self, cluster: Cluster, connection: DeadlineConnection, tables: StreamTables) -> None:
+    def __init__(self, cluster: Cluster, connection: DeadlineConnection, tables: Tables, engine: Engine = OURS) -> None:
         self.cluster = cluster
         self.connection = connection
         self.tables = tables
+        self.engine = engine
         self.topology: dict[str, str] = {}
         self.counts: dict[str, int] = {}
         self.places: dict[str, str] = {}
+
+    @property
+    def own(self) -> StreamTables:
+        """The stream tables, with what this project's engine alone has.
+
+        Raises:
+            TypeError: another engine keeps them.
+        """
+        from harness.trickle import StreamTables  # noqa: PLC0415 - it brings a SQL parser
+
+        if not isinstance(self.tables, StreamTables):
+            raise TypeError(f"these are stream tables of {self.engine}")
+        return self.tables
 
     @property
     def coordinator(self) -> Node:
@@ -114,7 +125,7 @@ class Stage:
             CheckFailedError: says how many rows are missing and how many are too many, and shows some.
         """
         for name in names:
-            difference = compare(self.connection, name)
+            difference = self.tables.difference(name)
             if not difference.is_equal:
                 shown = "; ".join(difference.examples[:5])
                 raise CheckFailedError(
@@ -143,17 +154,18 @@ class Stage:
 
 
 @contextmanager
-def open_stage(cluster: Cluster) -> Iterator[Stage]:
-    """Bring a database to head and open it for a row.
+def open_stage(cluster: Cluster, engine: Engine = OURS) -> Iterator[Stage]:
+    """Bring a database to where the engine can work (ours: to head) and open it for a row.
 
     Args:
         cluster: the database on all nodes, without a catalog so far or at head.
+        engine: who keeps the stream tables.
     """
-    upgrade(cluster.coordinator.dsn())
+    engine.prepare(cluster.coordinator)
     connection = cluster.coordinator.connect(deadline_s=ANSWER_DEADLINE_S)
     try:
-        with trickle.StreamTables(connection) as tables:
-            stage = Stage(cluster, connection, tables)
+        with engine.open(connection) as tables:
+            stage = Stage(cluster, connection, tables, engine)
             shape = f"1+{len(cluster.workers)}" if cluster.workers else "one server"
             stage.topology["cluster"] = shape
             try:

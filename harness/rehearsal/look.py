@@ -317,7 +317,12 @@ def check_room(run_dir: Path, size_bytes: int, *, physical: bool) -> None:
 
 
 def look(
-    connection: Connection, facts: SourceFacts, installation: Installation, revisions: Sequence[str]
+    connection: Connection,
+    facts: SourceFacts,
+    installation: Installation,
+    revisions: Sequence[str],
+    *,
+    physical: bool = False,
 ) -> LookReport:
     """Look at the source, in one read-only transaction.
 
@@ -326,6 +331,7 @@ def look(
         facts: what it is.
         installation: where the copy will live.
         revisions: the chain's, in order.
+        physical: the copy is a base backup.
 
     Returns:
         All findings. The rest is looked at only where there is a whole catalog.
@@ -334,7 +340,7 @@ def look(
         MissingPrivilegeError: not even the catalog can be read.
     """
     try:
-        stops = list(look_at_catalog(connection, facts, revisions))
+        stops = list(look_at_catalog(connection, facts, revisions, physical=physical))
         if stops:
             return LookReport(tuple(stops), ())
         unreadable = look_at_rights(connection)

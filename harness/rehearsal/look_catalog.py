@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.chain.newer import TAKEN_VERSIONS
 from harness.errors import Finding
 from harness.rehearsal.source import CATALOG_TABLES, CatalogState, Connection, SourceFacts
 
@@ -32,13 +33,16 @@ WHERE n.nspname = 'pgtrickle' AND c.relkind IN ('r', 'p')
 """
 
 
-def look_at_catalog(connection: Connection, facts: SourceFacts, revisions: Sequence[str]) -> tuple[Finding, ...]:
+def look_at_catalog(
+    connection: Connection, facts: SourceFacts, revisions: Sequence[str], *, physical: bool = False
+) -> tuple[Finding, ...]:
     """Is there a catalog that the chain knows, whole?
 
     Args:
         connection: to the source.
         facts: what it is.
         revisions: the chain's, in order.
+        physical: the copy is a base backup, in which a newer catalog can be adopted as in the real one.
 
     Returns:
         What stops: no catalog, half a catalog, a newer one, one already at the end of the chain.
@@ -53,12 +57,17 @@ def look_at_catalog(connection: Connection, facts: SourceFacts, revisions: Seque
             ),
         )
     if facts.catalog is CatalogState.EXTENSION and not (facts.extension_version or "").startswith("0.2."):
+        if facts.extension_version in TAKEN_VERSIONS and physical:
+            return ()
+        known = facts.extension_version in TAKEN_VERSIONS
         return (
             Finding(
                 "other_version",
                 "pg_trickle",
                 f"the extension is at {facts.extension_version}; the chain starts from 0.2",
-                "only installations of pg_trickle 0.2 can be upgraded by this chain",
+                "its stream tables are adopted in a base backup: --copy physical"
+                if known
+                else f"only 0.2, and the stream tables of {' and '.join(TAKEN_VERSIONS)}, can be taken over",
             ),
         )
     if facts.revision is not None:

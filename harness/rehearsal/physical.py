@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import Finding, MissingPrivilegeError, PreflightError, ServerError
@@ -80,7 +80,14 @@ def fetch_cluster_size(connection: Connection) -> int:
 
 
 def copy_physical(
-    connection: Connection, facts: SourceFacts, installation: Installation, *, keep: bool, say: Say
+    connection: Connection,
+    facts: SourceFacts,
+    installation: Installation,
+    *,
+    keep: bool,
+    say: Say,
+    preload: Sequence[str] = (),
+    settings: Mapping[str, str] | None = None,
 ) -> Copy:
     """Copy the source's whole cluster into a new temporary server.
 
@@ -92,6 +99,8 @@ def copy_physical(
         installation: where the copy lives: of the source's major version.
         keep: the server keeps its directory when it is destroyed.
         say: told what happens and how far it is, 0 to 1.
+        preload: libraries that the copy preloads, the extension's own among them, after those of the source.
+        settings: of the copy's server, beside those that it shares with the source.
 
     Returns:
         The copy, its server running. On an exception nothing of it is left.
@@ -101,8 +110,8 @@ def copy_physical(
     """
     size = fetch_cluster_size(connection)
     tablespaces = [str(place) for (place,) in connection.execute(_TABLESPACES)]
-    settings, warnings = _settings(connection, installation)
-    server = Server.create(installation, name="rehearsal-copy", settings=settings, keep=keep)
+    shared, warnings = _settings(connection, installation, preload)
+    server = Server.create(installation, name="rehearsal-copy", settings={**shared, **(settings or {})}, keep=keep)
     try:
         say("base backup", 0.0)
         _take_backup(server, facts, tablespaces, size, say)
@@ -115,8 +124,12 @@ def copy_physical(
     return Copy(server, facts.dbname, None, warnings)
 
 
-def _settings(connection: Connection, installation: Installation) -> tuple[Mapping[str, str], tuple[Finding, ...]]:
-    """Settings that the copy must share, and preloaded libraries that are not here. The extension's own stays out."""
+def _settings(
+    connection: Connection, installation: Installation, preload: Sequence[str]
+) -> tuple[Mapping[str, str], tuple[Finding, ...]]:
+    """Settings that the copy must share, and preloaded libraries that are not here. The extension's own stays out,
+    unless it is asked for.
+    """
     settings = {}
     for name in _CARRIED_SETTINGS:
         row = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
@@ -125,8 +138,8 @@ def _settings(connection: Connection, installation: Installation) -> tuple[Mappi
     row = connection.execute(_LIBRARIES).fetchone()
     wanted = [one.strip(' "') for one in str(row[0] if row else "").split(",") if one.strip(' "')]
     here = [one for one in wanted if one != "pg_trickle" and (installation.libdir / f"{one}.so").exists()]
-    if here:
-        settings["shared_preload_libraries"] = ", ".join(here)
+    if here or preload:
+        settings["shared_preload_libraries"] = ", ".join((*here, *preload))
     return settings, tuple(
         Finding("library_missing_here", one, "is preloaded in the source and not here; what calls it fails in the copy")
         for one in wanted

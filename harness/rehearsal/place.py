@@ -81,7 +81,7 @@ def look_around(options: RehearsalOptions) -> Looked:
                     f"the source runs {facts.version}; a copy needs {wanted}, and this machine has none",
                     hint="install it, or name its directory in HARNESS_PG_BINDIR; `harness doctor` lists what is here",
                 )
-            report = look(connection, facts, chosen, runner.REVISIONS)
+            report = look(connection, facts, chosen, runner.REVISIONS, physical=is_physical)
             report.raise_if_stopped(facts.shown)
             warnings = report.warnings + look_at_immediate(connection, facts, options.immediate)
             if is_physical:

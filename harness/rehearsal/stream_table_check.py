@@ -14,14 +14,12 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from harness.rehearsal.contents import Fingerprint, hashes_of, image_of
+from harness.rehearsal.contents import hashes_of, image_of
 from harness.rehearsal.model import CheckResult, Verdict
+from harness.rehearsal.query_comparison import describe_difference
 from harness.rehearsal.tables import Connection, SourceTable, TableName, fetch_buffers, fetch_tables
 
 STREAM_TABLE_CHECK = "stream_table_equals_query"
-
-# A float's last digits depend on the order of a sum. Ten digits are compared; text has no smaller unit that is safe.
-_FLOATS = ("real", "double precision")
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,9 @@ def _examine(conn: Connection, stream_table: _StreamTable, *, by_transaction: bo
         for number, (source, buffer, key) in enumerate(undone):
             pending = _pending_condition(stream_table, key, by_transaction=by_transaction)
             _undo_pending(conn, source, buffer, pending, number)
-        _compare(conn, stream_table, tables[0])
+        difference = describe_difference(conn, tables[0], stream_table.query, topk=stream_table.topk)
+        if difference is not None:
+            raise _WrongError(difference)
 
 
 def _sources_to_undo(conn: Connection, stream_table: _StreamTable) -> list[tuple[SourceTable, TableName, str]]:
@@ -277,44 +277,3 @@ DELETE FROM {rows} t USING came WHERE t.tableoid = came.leaf AND t.ctid = came.p
         raise _WrongError(
             f"the buffer of {source.label} has {expected[0]} pending new rows, the table holds {deleted} of them"
         )
-
-
-def _compare(conn: Connection, stream_table: _StreamTable, storage: SourceTable) -> None:
-    columns = [column for column in storage.columns if not column.name.startswith("__pgt_")]
-
-    def value(column_name: str, type_name: str) -> sql.Composable:
-        name = sql.Identifier(column_name)
-        return sql.SQL("to_char({}::float8, '9.999999999EEEE')").format(name) if type_name in _FLOATS else name
-
-    image = image_of([value(column.name, column.base_type) for column in columns])
-    # the defining query is SQL by what it is; a comment at its end must not swallow what follows
-    text = stream_table.query.rstrip().rstrip(";")
-    if stream_table.topk is not None:
-        text += f"\nORDER BY {stream_table.topk[0]} LIMIT {int(stream_table.topk[1])}"
-    names = sql.SQL(", ").join([sql.Identifier(column.name) for column in columns])
-    asked = sql.SQL("SELECT {} AS image FROM ({}\n) q ({})").format(image, sql.SQL(text), names)
-    stored = sql.SQL("SELECT {} AS image FROM {}").format(image, stream_table.table.identifier)
-
-    def fingerprint(rows: sql.Composed) -> Fingerprint:
-        row = conn.execute(
-            sql.SQL("SELECT count(*), sum(h1), sum(h2) FROM (SELECT {} FROM ({}) r) h").format(
-                hashes_of(sql.Identifier("image")), rows
-            )
-        ).fetchone()
-        return Fingerprint.of(row) if row is not None else Fingerprint()
-
-    if fingerprint(asked) == fingerprint(stored):
-        return
-    row = conn.execute(
-        sql.SQL("""
-SELECT coalesce(sum(net) FILTER (WHERE net > 0), 0), min(left(image, 80)) FILTER (WHERE net > 0),
-       coalesce(-sum(net) FILTER (WHERE net < 0), 0), min(left(image, 80)) FILTER (WHERE net < 0)
-  FROM (SELECT sum(w) AS net, image FROM (SELECT 1 AS w, image FROM ({}) a UNION ALL SELECT -1, image FROM ({}) b) c
-         GROUP BY image HAVING sum(w) <> 0) d
-""").format(asked, stored)
-    ).fetchone()
-    missing, missing_image, extra, extra_image = row if row is not None else (0, None, 0, None)
-    raise _WrongError(
-        f"{missing} rows of its query are not in it, such as {missing_image};"
-        f" {extra} rows in it are not its query's, such as {extra_image}"
-    )

@@ -91,7 +91,9 @@ class Difference:
         return f"{self.missing} rows missing, {self.extra} extra{shown}"
 
 
-def compare(connection: psycopg.Connection[Any], name: str, *, as_text: bool = False) -> Difference:
+def compare(
+    connection: psycopg.Connection[Any], name: str, *, as_text: bool = False, query: sql.SQL | None = None
+) -> Difference:
     """Compare a stream table's visible columns with its query, as multisets, both ways.
 
     Columns whose names begin with ``__pgt_`` are left out. Types without equality are compared as text; float8 by 9
@@ -103,6 +105,7 @@ def compare(connection: psycopg.Connection[Any], name: str, *, as_text: bool = F
         name: ``schema.table`` or ``table``, as SQL writes it.
         as_text: compare every column as text, so that 1.0 and 1.00 differ, which SQL holds for equal. For queries that
             hand values on as they are; a group's or an aggregate's value may be written either way.
+        query: what it is compared with; None: the query that the catalog has. Another engine may write it anew.
 
     Returns:
         How many rows differ, and some of them.
@@ -129,7 +132,7 @@ def compare(connection: psycopg.Connection[Any], name: str, *, as_text: bool = F
             for column, how in connection.execute(_COLUMNS_QUERY, [name, name])
         ]
         # The catalog holds it as PostgreSQL wrote it back, so it is one query and nothing else.
-        query = sql.SQL(cast("LiteralString", found[2].strip().rstrip(";")))
+        query = query or sql.SQL(cast("LiteralString", found[2].strip().rstrip(";")))
         _require_as_many(connection, name, query, len(columns))
         table = sql.Identifier(str(found[0]), str(found[1]))
         wanted = sql.SQL("({}\n) AS __pgt_q({})").format(query, _names(columns))

@@ -90,7 +90,7 @@ def test_temporary_table_is_refused_as_a_source(database: Node) -> None:
         stage.run("CREATE TEMPORARY TABLE gone_soon (id int)")
         with pytest.raises(RefusedError, match="gone_soon"):
             stage.tables.create("ids", "SELECT id FROM gone_soon", mode="DIFFERENTIAL")
-        assert stage.tables.list() == []
+        assert stage.own.list() == []
 
 
 @pytest.mark.citus(">= 13")
@@ -106,7 +106,7 @@ def test_columnar_stream_table_is_refused_and_says_why(citus_database: Cluster) 
                 stage.tables.create("totals", TOTALS, placement="local")
         finally:
             stage.run("RESET default_table_access_method")
-        assert stage.tables.list() == []
+        assert stage.own.list() == []
         assert stage.value("SELECT count(*) FROM pgtrickle.pgt_change_tracking") == 0
 
 

@@ -54,7 +54,7 @@ def begin(stage: Stage, placement: str) -> None:
         amount=sql.Identifier(AMOUNT),
     )
     for table, query in ((STREAM, grouped), (JOINED, joined)):
-        created = stage.tables.create(
+        created = stage.own.create(
             table.qualified, query.as_string(), schedule=None, mode="DIFFERENTIAL", placement=placement
         )
         assert (created.schema, created.name) == (table.schema, table.name)
@@ -108,7 +108,7 @@ def test_columns_whose_captured_names_would_be_one_are_refused(database: Node) -
         )
         with pytest.raises(RefusedError, match=r"z{59}"):
             stage.tables.create("ids", "SELECT id FROM twins", mode="DIFFERENTIAL")
-        assert stage.tables.list() == []
+        assert stage.own.list() == []
         assert stage.value("SELECT count(*) FROM pgtrickle.pgt_change_tracking") == 0
         stage.run("INSERT INTO twins VALUES (1, 2, 3)")
 

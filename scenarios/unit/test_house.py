@@ -81,15 +81,17 @@ def test_hooks_before_a_commit_are_local() -> None:
 
 # What a room may not import: those above it, and those beside it.
 UPPER = {
-    *("citus", "chain", "trickle", "inspectors", "scheduler", "faults", "chaos"),
+    *("citus", "chain", "trickle", "engines", "inspectors", "scheduler", "faults", "chaos"),
     *("matrix", "rehearsal", "report", "bench", "mcp", "cli", "pytest_plugin"),
 }
+ABOVE_STREAM_TABLES = {"scheduler", "faults", "chaos", "matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"}
 ABOVE = {
     "postgres": {"clusters", *UPPER},
     "clusters": UPPER,
     "citus": UPPER - {"citus"},
-    "chain": {"scheduler", "faults", "chaos", "matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"},
-    "trickle": {"scheduler", "faults", "chaos", "matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"},
+    "chain": {"engines", "inspectors", "mcp", *ABOVE_STREAM_TABLES},
+    "trickle": {"engines", "inspectors", "mcp", *ABOVE_STREAM_TABLES},
+    "engines": {"inspectors", "mcp", *ABOVE_STREAM_TABLES},
     "scheduler": {"faults", "chaos", "matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"},
     "faults": {"chaos", "matrix", "rehearsal", "report", "bench", "cli", "pytest_plugin"},
     "chaos": {"rehearsal", "bench", "cli", "pytest_plugin"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.clusters.cluster import Cluster
+from harness.engines import OURS, Engine
 from harness.matrix.model import Claim, Row, RowReport
 from harness.matrix.play import LARGE, TOTALS, play, require_totals
 from harness.matrix.proofs import captured, prove_source, prove_storage
@@ -11,13 +12,13 @@ from harness.matrix.tables import public
 from harness.matrix.workload import Orders
 
 
-def run(cluster: Cluster) -> RowReport:
+def run(cluster: Cluster, engine: Engine = OURS) -> RowReport:
     """Run the row on a coordinator with workers; leaves its tables in the database.
 
     Raises:
         CheckFailedError: a proof, the oracle or a count fails.
     """
-    with open_stage(cluster) as stage:
+    with open_stage(cluster, engine) as stage:
         orders = Orders()
         orders.create(stage.connection, "reference")
         orders.insert(stage.connection)

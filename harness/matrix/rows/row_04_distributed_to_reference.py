@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from harness.clusters.cluster import Cluster
+from harness.engines import OURS, Engine
 from harness.matrix.distributed import NAMES, distributed_orders
 from harness.matrix.model import Claim, Row, RowReport
 from harness.matrix.play import play, require_totals
 from harness.matrix.stage import open_stage
 
 
-def run(cluster: Cluster) -> RowReport:
+def run(cluster: Cluster, engine: Engine = OURS) -> RowReport:
     """Run the row on a coordinator with workers; leaves its tables in the database.
 
     Raises:
         CheckFailedError: a proof, the oracle or a count fails.
     """
-    with open_stage(cluster) as stage:
+    with open_stage(cluster, engine) as stage:
         orders = distributed_orders(stage, "reference")
 
         with stage.workers[1].connect() as through_worker:

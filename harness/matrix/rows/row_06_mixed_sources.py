@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.clusters.cluster import Cluster
+from harness.engines import OURS, Engine
 from harness.matrix.model import Claim, Row, RowReport
 from harness.matrix.play import BY_TIER, play, refresh_all
 from harness.matrix.proofs import prove_captured_on_workers, prove_source, prove_storage
@@ -16,13 +17,13 @@ QUERIES = {
 }
 
 
-def run(cluster: Cluster) -> RowReport:
+def run(cluster: Cluster, engine: Engine = OURS) -> RowReport:
     """Run the row on a coordinator with workers; leaves its tables in the database.
 
     Raises:
         CheckFailedError: a proof, the oracle or a count fails.
     """
-    with open_stage(cluster) as stage:
+    with open_stage(cluster, engine) as stage:
         orders, customers = Orders(), Customers()
         orders.create(stage.connection, "distributed")
         customers.create(stage.connection, "reference")

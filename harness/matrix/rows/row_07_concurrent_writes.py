@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from harness.clusters.cluster import Cluster
+from harness.engines import OURS, Engine
 from harness.matrix.model import Claim, Row, RowReport
 from harness.matrix.play import LARGE, TOTALS, require_totals
 from harness.matrix.proofs import prove_captured_on_workers, prove_source, prove_storage
@@ -35,13 +36,13 @@ def _refresh_meanwhile(stage: Stage, writing: list[Future[None]]) -> int:
     return refreshes
 
 
-def run(cluster: Cluster) -> RowReport:
+def run(cluster: Cluster, engine: Engine = OURS) -> RowReport:
     """Run the row on a coordinator with workers; leaves its tables in the database.
 
     Raises:
         CheckFailedError: a proof, the oracle or a count fails.
     """
-    with open_stage(cluster) as stage:
+    with open_stage(cluster, engine) as stage:
         nodes = (stage.coordinator, stage.coordinator, *stage.workers)
         writers = [Orders(seed=place, first_id=place + 1, step=len(nodes)) for place in range(len(nodes))]
         orders = writers[0]

@@ -6,6 +6,7 @@ import psycopg
 from psycopg import sql
 
 from harness.clusters.cluster import Cluster
+from harness.engines import OURS, Engine
 from harness.errors import CheckFailedError, HarnessError
 from harness.matrix.model import Claim, Row, RowReport
 from harness.matrix.play import TOTALS, refresh_all, require_totals
@@ -53,13 +54,13 @@ def _require_kept(stage: Stage, name: str, column: str) -> None:
     raise CheckFailedError(f"column {column} was dropped, which {name} reads")
 
 
-def run(cluster: Cluster) -> RowReport:
+def run(cluster: Cluster, engine: Engine = OURS) -> RowReport:
     """Run the row on a coordinator with workers; leaves its tables in the database.
 
     Raises:
         CheckFailedError: a proof, the oracle or a count fails.
     """
-    with open_stage(cluster) as stage:
+    with open_stage(cluster, engine) as stage:
         orders = Orders()
         table = orders.table
         orders.create(stage.connection, "distributed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.clusters.cluster import Cluster
+from harness.engines import OURS, Engine
 from harness.matrix.distributed import NAMES, distributed_orders
 from harness.matrix.model import Claim, Row, RowReport
 from harness.matrix.play import refresh, refresh_all, require_totals
@@ -16,13 +17,13 @@ def _truncate(stage: Stage, orders: Orders) -> None:
     orders.rows.clear()
 
 
-def run(cluster: Cluster) -> RowReport:
+def run(cluster: Cluster, engine: Engine = OURS) -> RowReport:
     """Run the row on a coordinator with workers; leaves its tables in the database.
 
     Raises:
         CheckFailedError: a proof, the oracle or a count fails.
     """
-    with open_stage(cluster) as stage:
+    with open_stage(cluster, engine) as stage:
         orders = distributed_orders(stage, "distributed")
 
         refresh(stage, "totals")

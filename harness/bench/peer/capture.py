@@ -1,0 +1,243 @@
+"""What capture costs with either engine: bulk statements and small ones, with a key and without; single rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import sql
+
+from harness.bench.interleaved import Contestant, measure, ratio
+from harness.bench.load.scripts import workload
+from harness.bench.load.sender import choose_sender
+from harness.bench.model import Better, Check, Gathered, Ratio, Refusal, Tell
+from harness.bench.peer.sides import Side, Sides, TooSlowError
+from harness.bench.tables import Table, make_table
+from harness.bench.triggers.making import Captured
+from harness.bench.writes import Operation, Write, Writer
+
+CLIENTS = 4
+# Its UPDATE of many rows with a key grows with their square: what is not done by then is not waited for.
+LIMIT_S = 40.0
+# Slower than that it is not checked besides: writing, refreshing and comparing would take as long again.
+_CHECKED_S = 5.0
+_STREAM_TABLE = "captured_by"
+# Every column is read, so that every column is captured.
+_QUERY = sql.SQL("SELECT id, n, note, amount, at FROM {} WHERE n % 2 = 0")
+_OPERATIONS = (Operation.INSERT, Operation.UPDATE, Operation.DELETE)
+_CREATE_LOAD = sql.SQL(
+    "CREATE TABLE {} (id bigint PRIMARY KEY, place bigint NOT NULL, amount bigint NOT NULL,"
+    " quantity integer NOT NULL DEFAULT 1, note text)"
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One write that is compared.
+
+    Attributes:
+        operation: what is done.
+        rows: in one statement.
+        has_key: whether the table has a primary key.
+    """
+
+    operation: Operation
+    rows: int
+    has_key: bool
+
+    @property
+    def name(self) -> str:
+        """Words separated by slashes."""
+        return f"capture/{self.operation}/{self.rows}/{'key' if self.has_key else 'no_key'}"
+
+    @property
+    def write(self) -> Write:
+        """Small statements are done many times, so that a sample is no matter of microseconds."""
+        statements = {1: 200, 100: 20}.get(self.rows, 1)
+        return Write(self.operation, self.rows * statements, self.rows)
+
+
+@dataclass
+class CaptureFound:
+    """What was found of capture.
+
+    Attributes:
+        over_none: each cell's ratio of ours to no capture.
+        over_peer: each cell's ratio of ours to the extension.
+        peer_over_none: each cell's ratio of the extension to no capture.
+        too_slow: cells in which the extension did not answer in time.
+        rate: of single rows, ours to none; and the extension's.
+    """
+
+    over_none: dict[Cell, Ratio] = field(default_factory=dict)
+    over_peer: dict[Cell, Ratio] = field(default_factory=dict)
+    peer_over_none: dict[Cell, Ratio] = field(default_factory=dict)
+    too_slow: list[Cell] = field(default_factory=list)
+    rate: dict[str, Ratio] = field(default_factory=dict)
+
+
+def make_cells(sizes: Sequence[int]) -> tuple[Cell, ...]:
+    """Every operation at every size, with a key and without."""
+    return tuple(
+        Cell(operation, rows, has_key) for has_key in (True, False) for operation in _OPERATIONS for rows in sizes
+    )
+
+
+def measure_capture(
+    sides: Sides, cells: Sequence[Cell], gathered: Gathered, *, rounds: int, tell: Tell, is_up: Callable[[], bool]
+) -> CaptureFound:
+    """Time each cell without capture, with ours and with the extension's, by turns.
+
+    Args:
+        sides: both engines.
+        cells: what is written.
+        gathered: where measurements, ratios and checks go.
+        rounds: how many count.
+        tell: what is being done.
+        is_up: whether the time is; each cell that is begun has three rounds.
+    """
+    found = CaptureFound()
+    for number, cell in enumerate(cells):
+        if number and is_up():
+            left = ", ".join(each.name for each in cells[number:])
+            gathered.notes.append(f"The time was up before {left}.")
+            break
+        tell(cell.name)
+        _measure_cell(sides, cell, gathered, found, rounds=rounds, is_up=is_up)
+    return found
+
+
+def _make(side: Side, name: str, cell: Cell, *, is_captured: bool) -> Captured:
+    table = make_table(side.connection, name)
+    if not cell.has_key:
+        side.connection.execute(
+            sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}").format(table.quoted, sql.Identifier(f"{name}_pkey"))
+        )
+    if not is_captured:
+        return Captured(table, None)
+    side.tables.create(_STREAM_TABLE, _query(table), mode="DIFFERENTIAL")
+    return Captured(table, side.buffer(name))
+
+
+def _query(table: Table) -> str:
+    return _QUERY.format(table.quoted).as_string()
+
+
+def _measure_cell(
+    sides: Sides, cell: Cell, gathered: Gathered, found: CaptureFound, *, rounds: int, is_up: Callable[[], bool]
+) -> None:
+    ours, peer = sides.both
+    made = {
+        "none": (ours, _make(ours, "not_captured", cell, is_captured=False)),
+        ours.name: (ours, _make(ours, "captured", cell, is_captured=True)),
+        peer.name: (peer, _make(peer, "captured", cell, is_captured=True)),
+    }
+    writers = {name: Writer(side.connection, captured, cell.write) for name, (side, captured) in made.items()}
+    took_s = _probe(peer, writers[peer.name])
+    if took_s is None:
+        found.too_slow.append(cell)
+        gathered.refusals.append(Refusal(f"{cell.name}/{peer.name}", str(TooSlowError(LIMIT_S))))
+        writers.pop(peer.name)
+    contestants = [writer.contestant(f"{cell.name}/{name}") for name, writer in writers.items()]
+    warmups = 0 if took_s is None or took_s > 1 else 1
+    measured = measure(contestants, rounds=rounds if not took_s or took_s < 1 else 3, warmups=warmups, deadline=is_up)
+    gathered.measurements += measured
+    by_name = dict(zip(writers, measured, strict=True))
+    _keep(gathered, found.over_none, cell, ratio(by_name[ours.name], by_name["none"]))
+    if peer.name in by_name:
+        _keep(gathered, found.over_peer, cell, ratio(by_name[ours.name], by_name[peer.name]))
+        _keep(gathered, found.peer_over_none, cell, ratio(by_name[peer.name], by_name["none"]))
+    for name, (side, captured) in made.items():
+        if captured.buffer is not None:
+            if name in writers and (side is ours or (took_s or 0) < _CHECKED_S):
+                _check(side, cell, captured, writers[name], gathered)
+            side.tables.drop(_STREAM_TABLE)
+        side.connection.execute(sql.SQL("DROP TABLE {}").format(captured.table.quoted))
+
+
+def _keep(gathered: Gathered, into: dict[Cell, Ratio], cell: Cell, found: Ratio) -> None:
+    gathered.ratios.append(found)
+    into[cell] = found
+
+
+def _probe(side: Side, writer: Writer) -> float | None:
+    """How long one run takes, in seconds; None: longer than the limit."""
+    (once,) = measure([writer.contestant("probe")], rounds=1, warmups=0) if _fits(side, writer) else (None,)
+    return once.samples[0] if once is not None else None
+
+
+def _fits(side: Side, writer: Writer) -> bool:
+    writer.prepare()
+    side.connection.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(f"{LIMIT_S:.0f}s")))
+    try:
+        writer.run()
+    except psycopg.errors.QueryCanceled:
+        return False
+    finally:
+        side.connection.execute("RESET statement_timeout")
+    return True
+
+
+def _check(side: Side, cell: Cell, captured: Captured, writer: Writer, gathered: Gathered) -> None:
+    """Write once more after the stream table was made anew: by its delta it has to equal its query."""
+    writer.prepare()
+    side.tables.drop(_STREAM_TABLE)
+    side.tables.create(_STREAM_TABLE, _query(captured.table), mode="DIFFERENTIAL")
+    writer.run()
+    side.tables.refresh(_STREAM_TABLE)
+    difference = side.tables.difference(_STREAM_TABLE)
+    name = f"{cell.name}/{side.name}"
+    if difference.is_equal or not side.is_peer:
+        gathered.checks.append(Check(name, difference.is_equal, str(difference)))
+    else:
+        gathered.notes.append(
+            f"{side.engine} is wrong after {name}: {difference.missing} rows missing, {difference.extra} too many."
+        )
+
+
+def measure_single_rows(
+    sides: Sides, gathered: Gathered, found: CaptureFound, *, rounds: int, seconds: int, tell: Tell
+) -> None:
+    """Rates of single inserts by four clients: without capture, with ours, with the extension's.
+
+    Args:
+        sides: both engines.
+        gathered: where measurements and ratios go.
+        found: gets the ratios.
+        rounds: slices of each.
+        seconds: of a slice.
+        tell: what is being done.
+    """
+    sender = choose_sender(CLIENTS)
+    tell(f"single rows: {CLIENTS} clients, {sender.label}")
+    ours, peer = sides.both
+    tables = {"none": (ours, "load_none"), ours.name: (ours, "load_captured"), peer.name: (peer, "load_captured")}
+    contestants = []
+    for name, (side, table) in tables.items():
+        identifier = sql.Identifier("public", table)
+        side.connection.execute(_CREATE_LOAD.format(identifier))
+        if name != "none":
+            query = sql.SQL("SELECT id, place, amount, quantity, note FROM {} WHERE place < 0").format(identifier)
+            side.tables.create(_STREAM_TABLE, query.as_string(), mode="DIFFERENTIAL")
+
+        def run(side: Side = side, identifier: sql.Identifier = identifier) -> float:
+            return sender.send(side.dsn, identifier, workload("single"), seconds=seconds).rate
+
+        contestants.append(Contestant(f"single_rows/{name}", run, unit="statements/s", better=Better.HIGHER))
+    measured = dict(zip(tables, measure(contestants, rounds=rounds, warmups=0), strict=True))
+    gathered.measurements += measured.values()
+    for name in (ours.name, peer.name):
+        found.rate[name] = ratio(measured[name], measured["none"])
+        gathered.ratios.append(found.rate[name])
+    gathered.ratios.append(ratio(measured[ours.name], measured[peer.name]))
+    for side in sides.both:
+        rows = side.connection.execute("SELECT count(*) FROM load_captured").fetchone()
+        waiting = side.tables.footprint("public", "load_captured").waiting
+        name = f"single_rows/{side.name}"
+        gathered.checks.append(
+            Check(name, rows == (waiting,), f"{rows[0] if rows else 0} rows written, {waiting} captured")
+        )
+        side.tables.drop(_STREAM_TABLE)
+    for side, table in tables.values():
+        side.connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier("public", table)))

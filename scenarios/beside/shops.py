@@ -1,0 +1,90 @@
+"""The shop of the engine's scenarios, for either engine: one database a module, one stream table a test."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from harness.clusters import Cluster
+from harness.engines import PG_TRICKLE, Done, Engine, Tables
+from harness.errors import RefusedError
+from harness.postgres import Server
+from scenarios.engine.shop import CHANGES, TABLES, Connection
+from scenarios.fixtures.engines import Ground
+
+MORE_CHANGES = "UPDATE customers SET region = 'r' || (id + 1) % 4 WHERE id % 3 = 0"
+
+
+@dataclass(frozen=True)
+class Shop(Ground):
+    """A database with the shop in it.
+
+    Attributes:
+        connection: autocommit, to it.
+        tables: its stream tables.
+        more_changes: statements of every `change`.
+    """
+
+    connection: Connection
+    tables: Tables
+    more_changes: tuple[str, ...] = ()
+
+    def change(self) -> None:
+        """Orders come, change and go; customers move; more of what a test wants."""
+        for text in (CHANGES, MORE_CHANGES, *self.more_changes):
+            self.connection.execute(text.encode())
+
+    def refreshed(self, name: str) -> Done:
+        """Refresh, and compare with the query.
+
+        Raises:
+            AssertionError: they differ.
+        """
+        done = self.tables.refresh(name)
+        difference = self.tables.difference(name)
+        assert difference.is_equal, f"after {done.action}: {difference}"
+        return done
+
+    @contextmanager
+    def kept(self, query: str, mode: str, name: str = "stream") -> Iterator[None]:
+        """A stream table for a block, equal to its query from the start; dropped after it.
+
+        Raises:
+            AssertionError: it is not.
+        """
+        self.tables.create(name, query, mode=mode)
+        try:
+            difference = self.tables.difference(name)
+            assert difference.is_equal, f"after create: {difference}"
+            yield
+        finally:
+            # What failed before is the finding.
+            with contextlib.suppress(RefusedError):
+                self.tables.drop(name)
+
+
+@contextmanager
+def open_shop(
+    engine: Engine, request: pytest.FixtureRequest, *more: str, more_changes: tuple[str, ...] = ()
+) -> Iterator[Shop]:
+    """The shop in a new database of the engine's server, with more made beside it.
+
+    Args:
+        engine: who keeps stream tables.
+        request: of the fixture; the extension's server is started, or the reason for a skip found, only if it is asked.
+        more: statements.
+        more_changes: statements of every change.
+    """
+    is_peer = engine is PG_TRICKLE
+    server: Server = request.getfixturevalue("extension_server" if is_peer else "server")
+    template = None if is_peer else request.getfixturevalue("head_template")
+    with server.temporary_database("beside", template=template) as node:
+        engine.prepare(node)
+        with node.connect() as connection, engine.open(connection) as tables:
+            for text in (TABLES, *more):
+                connection.execute(text.encode())
+            yield Shop(engine, Cluster("shop", node, ()), connection, tables, more_changes)
