@@ -58,8 +58,9 @@ def test_unknown_workload_is_refused() -> None:
 
 def test_slices_give_each_strategy_its_turn_in_every_round() -> None:
     slices = Slices(tuple(Strategy), slice_s=1.0, rounds=20, pause_s=0.5)
-    found = [slices.number(number) for number in range(60)]
-    assert slices.number(60) is None
+    count = 20 * len(Strategy)
+    found = [slices.number(number) for number in range(count)]
+    assert slices.number(count) is None
     assert all(each is not None for each in found)
     orders = set()
     for turn in range(20):

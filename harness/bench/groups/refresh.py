@@ -85,10 +85,12 @@ def _scale(profile: Profile) -> _Scale:
             ),
         )
     if profile is Profile.STANDARD:
-        both = _turns((_ONE_ROW, *GOAL_SHARES), 5)
-        line = _turns((_ONE_ROW, *_LINE), 5, recomputing_at=0.01)
+        both = _turns(GOAL_SHARES, 5)
+        # Group crossover has the large shares.
+        line = _turns((_ONE_ROW, *_LINE[:-1]), 5, recomputing_at=0.01)
+        beside = (MANY_GROUPS, JOIN, FILTER, JOIN_3, DISTINCT)
         return _Scale(
-            230,
+            160,
             1_000_000,
             (4,),
             (
@@ -96,9 +98,8 @@ def _scale(profile: Profile) -> _Scale:
                 _Case(Home.SERVER, JOIN, _turns((_ONE_ROW, *GOAL_SHARES), 5, recomputing_at=0.01)),
                 *(_Case(Home.SERVER, operator, both) for operator in (MANY_GROUPS, DISTINCT, FILTER)),
                 _Case(Home.DISTRIBUTED, FEW_GROUPS, _turns((_ONE_ROW, 0.001, 0.01, 0.1), 5, recomputing_at=0.01)),
-                *(_Case(Home.DISTRIBUTED, operator, both) for operator in (MANY_GROUPS, JOIN, DISTINCT)),
+                *(_Case(Home.DISTRIBUTED, operator, both) for operator in beside),
                 *(_Case(home, FEW_GROUPS, both) for home in (Home.REFERENCE, Home.LOCAL)),
-                *(_Case(Home.DISTRIBUTED, operator, both) for operator in (FILTER, JOIN_3)),
             ),
         )
     every = _turns((0.0, _ONE_ROW, *_LINE), 9, recomputing_at=0.01)
