@@ -70,12 +70,16 @@ _CARRIED = {
         " freshness_deadline"
     ),
 }
-# What it made while it ran is no member: functions of capture and of IMMEDIATE stream tables, buffers. By their names:
-# what somebody else put into its schemas stays, and stops the taking over.
+# What it made while it ran is no member: functions of capture and of IMMEDIATE stream tables, buffers, and the guards
+# of stream tables, which lie in their schema (`shop._pgt_guard_totals`). By their names: what somebody else put into
+# its schemas stays, and stops the taking over.
 _MADE_FUNCTIONS = """
 SELECT p.tableoid AS classid, p.oid FROM pg_proc p
 WHERE p.pronamespace = to_regnamespace('pgtrickle') AND p.proname LIKE 'pgt\\_ivm\\_%'
    OR p.pronamespace = to_regnamespace('pgtrickle_changes') AND p.proname LIKE 'pg\\_trickle\\_%'
+   OR p.proname LIKE '\\_pgt\\_guard\\_%' AND p.oid IN (
+       SELECT t.tgfoid FROM pg_trigger t JOIN pgtrickle.pgt_stream_tables s ON s.pgt_relid = t.tgrelid
+       WHERE t.tgname IN ('pgt_dml_guard', 'pgt_truncate_guard'))
 """
 _TRIGGERS = """
 SELECT t.tgname, n.nspname, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
@@ -242,7 +246,8 @@ def _rights(connection: Connection) -> tuple[str, ...]:
 def _remove_extension(connection: Connection) -> tuple[tuple[str, ...], int]:
     """Triggers first, then what was made on the way, then the extension with its members; nobody else's goes along."""
     dropped = []
-    for trigger, schema, table in connection.execute(_TRIGGERS).fetchall():
+    triggers, made = connection.execute(_TRIGGERS).fetchall(), connection.execute(_MADE).fetchall()
+    for trigger, schema, table in triggers:
         on = sql.Identifier(schema, table)
         connection.execute(sql.SQL("DROP TRIGGER {} ON {}").format(sql.Identifier(trigger), on))
         dropped.append(f"trigger {trigger} on {on.as_string(connection)}")
@@ -252,7 +257,7 @@ def _remove_extension(connection: Connection) -> tuple[tuple[str, ...], int]:
         [obstacles.EXTENSION],
     ).fetchone()
     try:
-        for kind, identity in connection.execute(_MADE).fetchall():
+        for kind, identity in made:
             # Kind and identity are the server's own words (pg_identify_object), quoted as SQL wants them.
             connection.execute(b"DROP " + f"{kind} {identity}".encode())
             dropped.append(f"{kind} {identity}")

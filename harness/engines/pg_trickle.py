@@ -58,9 +58,12 @@ class _Refreshed:
         last = self._connection.execute(_LAST_REFRESH, [self._name]).fetchone()
         if last is None:
             return "NO_DATA", "its history has no row of it"
-        # Its history says DIFFERENTIAL of a refresh that fell back (0.67); the other column says what it did.
-        effective = str(known[8]) if known else ""
-        return effective or str(last[0]), f"history: {last[0]}, +{last[3]} -{last[4]} {last[2]}".strip()
+        # Its history says DIFFERENTIAL of a refresh that fell back, and of one that had nothing to do (0.67); the other
+        # column, and the counts, say what it did.
+        action = (known[8] if known else "") or str(last[0])
+        if action == "DIFFERENTIAL" and not last[3] and not last[4]:
+            action = "NO_DATA"
+        return action, f"history: {last[0]}, +{last[3]} -{last[4]} {last[2]}".strip()
 
     @property
     def action(self) -> str:
@@ -206,8 +209,15 @@ class PgTrickleEngine(Engine):
 
     @contextmanager
     def open(self, connection: Connection) -> Iterator[Tables]:
-        """See `Engine.open`."""
-        yield PeerTables(connection)
+        """See `Engine.open`. The connection prepares nothing by itself inside the block: where psycopg does, it sends
+        DEALLOCATE ALL after a ROLLBACK or a DROP, and every later refresh of the session fails (0.67: "prepared
+        statement "__pgt_merge_1" does not exist"), which is shown by a scenario of its own.
+        """
+        before, connection.prepare_threshold = connection.prepare_threshold, None
+        try:
+            yield PeerTables(connection)
+        finally:
+            connection.prepare_threshold = before
 
 
 PG_TRICKLE = PgTrickleEngine()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from harness.engines import Done
+from harness.engines import OURS, Done
 from harness.matrix.stage import Stage
 from harness.matrix.workload import Connection, Orders
 
@@ -25,10 +25,14 @@ BY_TIER = (
 def refresh(stage: Stage, name: str) -> Done:
     """Refresh a stream table that has changes waiting: by its delta, and by nothing else.
 
+    The public extension may recompute, which it does where it holds that for cheaper; what it costs is for benchmarks.
+
     Raises:
         CheckFailedError: it recomputed, or found nothing to do.
     """
     done = stage.tables.refresh(name)
+    if stage.engine is not OURS:
+        return done
     stage.require_equal(f"what the refresh of {name} did ({done.reason})", done.action, "DIFFERENTIAL")
     return done
 

@@ -9,7 +9,7 @@ from psycopg import sql
 
 from harness.errors import BadInputError, MissingPrivilegeError
 from harness.trickle.sources import raw_expression
-from harness.trickle.targets.shape import Shape, listed
+from harness.trickle.targets.shape import RESERVED_PREFIX, Shape, listed
 
 # Each shard that the coordinator writes costs 4 to 5 ms a refresh (F30), so a small table has few.
 SMALL_SHARD_COUNT = 4
@@ -157,18 +157,27 @@ def reshape(connection: psycopg.Connection[Any], relid: int, table: sql.Identifi
     ).fetchall()
     for index in indexes:
         connection.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(*index)))
-    rows = connection.execute(
-        "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a"
-        " WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped",
-        [relid],
-    ).fetchall()
-    has = {str(name): str(type_) for name, type_ in rows}
     wanted = {column.name: column for column in shape.columns}
-    for name, type_ in has.items():
-        if name not in wanted or wanted[name].type_text != type_:
+    rows = connection.execute(
+        "SELECT a.attname, format_type(a.atttypid, a.atttypmod) = w.type_text"
+        " OR a.atttypmod = -1 AND a.atttypid = to_regtype(w.type_text)"
+        " FROM pg_attribute a LEFT JOIN unnest(%s::text[], %s::text[]) w (name, type_text) ON w.name = a.attname"
+        " WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped",
+        [list(wanted), [column.type_text for column in wanted.values()], relid],
+    ).fetchall()
+    # pg_trickle keeps a numeric(12,2) as numeric: what holds more than is wanted stays, with the views that read it.
+    fits = {str(name): bool(is_fitting) for name, is_fitting in rows}
+    for name, is_fitting in fits.items():
+        if name not in wanted or (not is_fitting and name.startswith(RESERVED_PREFIX)):
             connection.execute(sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table, sql.Identifier(name)))
+        elif not is_fitting:
+            # Where it stands: a column that is added anew would be the last, and no longer the query's.
+            type_ = raw_expression(wanted[name].type_text)
+            connection.execute(
+                sql.SQL("ALTER TABLE {} ALTER COLUMN {} TYPE {} USING NULL").format(table, sql.Identifier(name), type_)
+            )
     for name, column in wanted.items():
-        if has.get(name) != column.type_text:
+        if name not in fits or (not fits[name] and name.startswith(RESERVED_PREFIX)):
             connection.execute(
                 sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
                     table, sql.Identifier(name), raw_expression(column.type_text)

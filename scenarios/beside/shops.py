@@ -1,11 +1,12 @@
-"""The shop of the engine's scenarios, for either engine: one database a module, one stream table a test."""
+"""The shop of the engine's scenarios, for either engine, in a database of the test's own."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from harness.engines import PG_TRICKLE, Done, Engine, Tables
 from harness.errors import RefusedError
 from harness.postgres import Server
 from scenarios.engine.shop import CHANGES, TABLES, Connection
-from scenarios.fixtures.engines import Ground
+from scenarios.fixtures.engines import Expected, Ground
 
 MORE_CHANGES = "UPDATE customers SET region = 'r' || (id + 1) % 4 WHERE id % 3 = 0"
 
@@ -65,6 +66,20 @@ class Shop(Ground):
             # What failed before is the finding.
             with contextlib.suppress(RefusedError):
                 self.tables.drop(name)
+
+
+def each_of(values: Mapping[str, str], expected: Mapping[str, Expected]) -> list[Any]:
+    """Parameters of a scenario, each with what is expected of the extension there.
+
+    Args:
+        values: by the words that name them.
+        expected: by the same words, where the extension does something else.
+    """
+    assert expected.keys() <= values.keys(), f"nothing is tried as {expected.keys() - values.keys()}"
+    return [
+        pytest.param(value, id=words, marks=expected[words].mark() if words in expected else ())
+        for words, value in values.items()
+    ]
 
 
 @contextmanager

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from harness.engines import OURS, Engine
 from scenarios.beside.expected import INCREMENTAL_CONSTRUCTS, RECOMPUTED_CONSTRUCTS
-from scenarios.beside.shops import Shop, open_shop
+from scenarios.beside.shops import Shop, each_of, open_shop
 from scenarios.engine import test_constructs, test_constructs_by_name
-from scenarios.fixtures.engines import Expected
 
 ROUNDS = 3
 INCREMENTAL = {**test_constructs.INCREMENTAL, **test_constructs_by_name.INCREMENTAL}
@@ -21,22 +19,14 @@ RECOMPUTED = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def shop(stream_engine: Engine, request: pytest.FixtureRequest) -> Iterator[Shop]:
     surroundings = (test_constructs.SURROUNDINGS, test_constructs_by_name.SURROUNDINGS)
     with open_shop(stream_engine, request, *surroundings, more_changes=(test_constructs_by_name.MORE_CHANGES,)) as made:
         yield made
 
 
-def _each(queries: Mapping[str, str], expected: Mapping[str, Expected]) -> list[Any]:
-    assert expected.keys() <= queries.keys(), f"no such construct: {expected.keys() - queries.keys()}"
-    return [
-        pytest.param(query, id=construct, marks=expected[construct].mark() if construct in expected else ())
-        for construct, query in queries.items()
-    ]
-
-
-@pytest.mark.parametrize("query", _each(INCREMENTAL, INCREMENTAL_CONSTRUCTS))
+@pytest.mark.parametrize("query", each_of(INCREMENTAL, INCREMENTAL_CONSTRUCTS))
 def test_incremental_construct_follows_its_changes(shop: Shop, query: str) -> None:
     with shop.kept(query, "DIFFERENTIAL"):
         for _round in range(ROUNDS):
@@ -45,7 +35,7 @@ def test_incremental_construct_follows_its_changes(shop: Shop, query: str) -> No
             assert shop.engine is not OURS or done.action == "DIFFERENTIAL", done.reason
 
 
-@pytest.mark.parametrize("query", _each(RECOMPUTED, RECOMPUTED_CONSTRUCTS))
+@pytest.mark.parametrize("query", each_of(RECOMPUTED, RECOMPUTED_CONSTRUCTS))
 def test_other_construct_follows_its_changes_in_some_way(shop: Shop, query: str) -> None:
     with shop.kept(query, "AUTO"):
         for _round in range(ROUNDS):

@@ -10,7 +10,8 @@ import pytest
 
 from harness.engines import Engine
 from harness.engines.model import Tables
-from scenarios.beside.shops import Shop, open_shop
+from scenarios.beside.expected import CITEXT, STORAGE_DDL, WRITES
+from scenarios.beside.shops import Shop, each_of, open_shop
 from scenarios.engine import test_extremes, test_layers, test_storage_ddl, test_types_elsewhere, test_values
 from scenarios.engine.shop import TOTALS
 from scenarios.fixtures.skips import skip_environment
@@ -86,7 +87,7 @@ def test_smallest_number_of_its_type_comes_and_goes(shop: Shop, column: str) -> 
             shop.refreshed("sums")
 
 
-@pytest.mark.parametrize("query", test_types_elsewhere.QUERIES.values(), ids=test_types_elsewhere.QUERIES.keys())
+@pytest.mark.parametrize("query", each_of(test_types_elsewhere.QUERIES, CITEXT))
 def test_citext_is_compared_as_citext(shop: Shop, query: str) -> None:
     found = shop.connection.execute("SELECT count(*) FROM pg_available_extensions WHERE name = 'citext'").fetchone()
     if found == (0,):
@@ -98,7 +99,7 @@ def test_citext_is_compared_as_citext(shop: Shop, query: str) -> None:
             shop.refreshed("stream")
 
 
-@pytest.mark.parametrize("what", test_storage_ddl.HARMLESS)
+@pytest.mark.parametrize("what", each_of({what: what for what in test_storage_ddl.HARMLESS}, STORAGE_DDL))
 def test_change_of_the_table_that_does_no_harm(shop: Shop, what: str) -> None:
     statements, name = test_storage_ddl.HARMLESS[what]
     shop.tables.create("totals", TOTALS, mode="DIFFERENTIAL")
@@ -107,10 +108,10 @@ def test_change_of_the_table_that_does_no_harm(shop: Shop, what: str) -> None:
         shop.change()
         shop.refreshed(name)
     shop.tables.drop(name)
-    assert shop.tables.footprint("public", "orders").is_empty
+    assert not shop.tables.footprint("public", "orders").triggers
 
 
-@pytest.mark.parametrize("statement", test_storage_ddl.REFUSED)
+@pytest.mark.parametrize("statement", each_of({each: each for each in test_storage_ddl.REFUSED}, WRITES))
 def test_write_to_a_stream_table_is_refused(shop: Shop, statement: str) -> None:
     with shop.kept(TOTALS, "DIFFERENTIAL", "totals"):
         with pytest.raises(psycopg.Error):
@@ -118,6 +119,11 @@ def test_write_to_a_stream_table_is_refused(shop: Shop, statement: str) -> None:
         assert shop.tables.difference("totals").is_equal
 
 
+@pytest.mark.pg_trickle(
+    "wrong",
+    match=r"^after NO_DATA: 1 rows missing, 1 extra",
+    reason="0.67: a partition that is detached keeps its rows in the stream table, without an error",
+)
 def test_partitions_that_come_and_go_are_not_missed(shop: Shop) -> None:
     _run(shop, *filter(str.strip, test_extremes.PARTITIONED.split(";")))
     with shop.kept("SELECT count(*) AS n, sum(v) AS s FROM readings", "DIFFERENTIAL", "sums"):

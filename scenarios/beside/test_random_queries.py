@@ -109,6 +109,11 @@ def _player(ground: Ground) -> Iterator[Player]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.pg_trickle(
+    "wrong",
+    match=r"^of \d+ random queries \d+ stayed equal, \{",
+    reason="0.67: some of these queries end wrong, or cannot be refreshed; the figure is in the failure's words",
+)
 def test_random_queries_stay_equal_or_are_refused(ground: Ground, property_seed: int) -> None:
     with _player(ground) as player:
 

@@ -22,9 +22,9 @@ from scenarios.upgrade.adopting import (
     write,
 )
 
-# As the extension has them: C, out of a library that is not here. CREATE FUNCTION would look for it.
+# As the extension has them: C, out of a library that is not here, whatever is. CREATE FUNCTION would look for it.
 WITHOUT_LIBRARY = """
-UPDATE pg_proc SET prolang = (SELECT oid FROM pg_language WHERE lanname = 'c'), probin = '$libdir/pg_trickle',
+UPDATE pg_proc SET prolang = (SELECT oid FROM pg_language WHERE lanname = 'c'), probin = '$libdir/pg_trickle_gone',
     prosrc = proname || '_wrapper', proconfig = NULL
 WHERE pronamespace = 'pgtrickle'::regnamespace AND proname NOT LIKE 'pgt_ivm_%_fn_%';
 SET event_triggers = off;

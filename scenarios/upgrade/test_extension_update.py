@@ -54,7 +54,7 @@ def stand_in_server(installation: Installation) -> Iterator[tuple[Server, Script
     try:
         server.start()
         directory = provide(server.scratch_dir / "stand-in")
-        server.set("extension_control_path", f"$system:{directory.parent}")
+        server.set("extension_control_path", f"{directory.parent}:$system")
         yield server, ScriptDirectory(directory, {})
     finally:
         server.destroy()

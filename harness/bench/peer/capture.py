@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -140,8 +141,9 @@ def _measure_cell(
         gathered.refusals.append(Refusal(f"{cell.name}/{peer.name}", str(TooSlowError(LIMIT_S))))
         writers.pop(peer.name)
     contestants = [writer.contestant(f"{cell.name}/{name}") for name, writer in writers.items()]
-    warmups = 0 if took_s is None or took_s > 1 else 1
-    measured = measure(contestants, rounds=rounds if not took_s or took_s < 1 else 3, warmups=warmups, deadline=is_up)
+    measured = measure(
+        contestants, rounds=_rounds(rounds, took_s), warmups=int(took_s is not None and took_s < 1), deadline=is_up
+    )
     gathered.measurements += measured
     by_name = dict(zip(writers, measured, strict=True))
     _keep(gathered, found.over_none, cell, ratio(by_name[ours.name], by_name["none"]))
@@ -156,6 +158,13 @@ def _measure_cell(
         side.connection.execute(sql.SQL("DROP TABLE {}").format(captured.table.quoted))
 
 
+def _rounds(wanted: int, took_s: float | None) -> int:
+    """Of what takes many seconds once is enough: it is no matter of noise."""
+    if took_s is None or took_s < 1:
+        return wanted
+    return min(wanted, 3) if took_s < _CHECKED_S else 1
+
+
 def _keep(gathered: Gathered, into: dict[Cell, Ratio], cell: Cell, found: Ratio) -> None:
     gathered.ratios.append(found)
     into[cell] = found
@@ -163,20 +172,16 @@ def _keep(gathered: Gathered, into: dict[Cell, Ratio], cell: Cell, found: Ratio)
 
 def _probe(side: Side, writer: Writer) -> float | None:
     """How long one run takes, in seconds; None: longer than the limit."""
-    (once,) = measure([writer.contestant("probe")], rounds=1, warmups=0) if _fits(side, writer) else (None,)
-    return once.samples[0] if once is not None else None
-
-
-def _fits(side: Side, writer: Writer) -> bool:
     writer.prepare()
     side.connection.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(f"{LIMIT_S:.0f}s")))
+    begun = time.perf_counter()
     try:
         writer.run()
     except psycopg.errors.QueryCanceled:
-        return False
+        return None
     finally:
         side.connection.execute("RESET statement_timeout")
-    return True
+    return time.perf_counter() - begun
 
 
 def _check(side: Side, cell: Cell, captured: Captured, writer: Writer, gathered: Gathered) -> None:

@@ -23,6 +23,8 @@ LIMIT_S = 60.0
 _STATEMENT_ROWS = 1_000
 _KEPT, _AGAIN, _VIEW = "kept", "again", "viewed"
 RECOMPUTE, MATVIEW = "recompute", "matview"
+# Both take seconds, and about as long whatever changed.
+_RECOMPUTED_AT = {RECOMPUTE: (0.001, 0.01, 0.1), MATVIEW: (0.01,)}
 
 JOIN_AGGREGATE = Operator(
     "join_aggregate",
@@ -233,8 +235,7 @@ def _measure_cell(run: _Run, cell: Cell, by_hand: ByHand, changes: _Changes, *, 
         if name in done:
             actions[name] = done[name].action
 
-    # Who recomputes does not know that nothing changed.
-    names = [*sides, *((RECOMPUTE, MATVIEW) if cell.share else ())]
+    names = [*sides, *(way for way, shares in _RECOMPUTED_AT.items() if cell.share in shares)]
     changes.readers = frozenset(names)
     contestants = [
         Contestant(
@@ -253,9 +254,11 @@ def _measure_cell(run: _Run, cell: Cell, by_hand: ByHand, changes: _Changes, *, 
     if with_peer:
         run.found.over_peer[cell] = ratio(measured[ours.name], measured[peer.name])
         run.gathered.ratios.append(run.found.over_peer[cell])
-    if cell.share:
+    if RECOMPUTE in measured:
         run.found.over_recompute[cell] = ratio(measured[ours.name], measured[RECOMPUTE])
-        run.gathered.ratios += [run.found.over_recompute[cell], ratio(measured[ours.name], measured[MATVIEW])]
+        run.gathered.ratios.append(run.found.over_recompute[cell])
+    if MATVIEW in measured:
+        run.gathered.ratios.append(ratio(measured[ours.name], measured[MATVIEW]))
     _check(run, cell, tuple(sides.values()))
 
 

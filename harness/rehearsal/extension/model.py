@@ -21,6 +21,8 @@ WRITERS_CHECK = "writers_met_no_error"
 # What an application sees while the update is under way; the other checks decide at the last version only, since
 # nobody stays at one in between.
 ALWAYS_DECIDE = frozenset({ROWS_CHECK, WRITERS_CHECK})
+# internal_error, which pgrx gives to every error that a library raises without a code of its own.
+LIBRARY_ERROR = "XX000"
 
 
 class FunctionState(StrEnum):
@@ -122,12 +124,15 @@ class VersionFindings:
 
     @property
     def failing(self) -> tuple[FunctionOutcome, ...]:
-        """The functions that fail, or refuse what a fresh installation does."""
+        """The functions that fail, or refuse what a fresh installation does with an error of the library's own.
+
+        Another refusal may be about the rows, which differ from a fresh one's.
+        """
         return tuple(
             one
             for one in self.functions
             if one.state is FunctionState.FAILS
-            or (one.state is FunctionState.REFUSES and one.identity in self.running_in_fresh)
+            or (one.sqlstate == LIBRARY_ERROR and one.identity in self.running_in_fresh)
         )
 
 
