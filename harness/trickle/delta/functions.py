@@ -116,10 +116,7 @@ class Call:
         """The sum of its arguments, by weight: NULL where there was none."""
         factor = sql.SQL("::double precision") if self.base_type in INEXACT else sql.SQL("")
         product = sql.SQL("{} * {}{}").format(self.value, WEIGHT, factor)
-        if self.base_type in {"smallint", "integer"}:
-            # A weight may be an integer too, and the least integer has no counterpart among integers.
-            product = sql.SQL("{}::bigint * {}").format(self.value, WEIGHT)
-        elif self.base_type in {"numeric", "bigint"}:
+        if self.base_type in {"numeric", "bigint"}:
             # Most weights are 1 and -1, and a product of numerics costs several times as much as a sign. Of bigint, the
             # least number has no counterpart but among numerics.
             product = sql.SQL(

@@ -124,9 +124,9 @@ class SourceWindow:
             " FROM {table} AS {buffer} WHERE {which} AND {condition}"
         ).format(
             values=sql.SQL(", ").join(values),
-            # Of integers, whose sums cost less than those of bigints, and are bigints.
-            came=sql.SQL("{}::integer").format(sql.Literal(sign)),
-            went=sql.SQL("{}::integer").format(sql.Literal(-sign)),
+            # Of one type with the weights of whole tables: Citus pushes no union down that casts.
+            came=sql.SQL("{}::bigint").format(sql.Literal(sign)),
+            went=sql.SQL("{}::bigint").format(sql.Literal(-sign)),
             weight=WEIGHT,
             table=self.source.buffer,
             buffer=_BUFFER,
