@@ -48,7 +48,7 @@ GROUPS: tuple[Group, ...] = (
     Group("forms", "The capture's form", _seconds(None, 70, 900)),
     Group("capture", "Capture against none", _seconds(8, 60, 300)),
     Group("throughput", "Single rows by several clients", _seconds(6, 50, 300)),
-    Group("refresh", "Refresh against SQL by hand, and against recomputing", _seconds(12, 165, 1800)),
+    Group("refresh", "Refresh against SQL by hand, and against recomputing", _seconds(12, 145, 1800)),
     Group("crossover", "Where recomputing is cheaper, and whether AUTO finds it", _seconds(None, 40, 600)),
     Group("growth", "What grows with sources, tables, shards, workers and rows", _seconds(None, 60, 1800)),
     Group("migrations", "The chain on many sources", _seconds(None, 20, 600)),

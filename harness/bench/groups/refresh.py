@@ -90,7 +90,7 @@ def _scale(profile: Profile) -> _Scale:
         line = _turns((_ONE_ROW, *_LINE[:-1]), 5, recomputing_at=0.01)
         beside = (MANY_GROUPS, JOIN, FILTER, JOIN_3, DISTINCT)
         return _Scale(
-            160,
+            140,
             1_000_000,
             (4,),
             (
