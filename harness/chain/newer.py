@@ -31,6 +31,7 @@ _MEANS_MORE = (
     ("t.st_partition_key IS NOT NULL", "st_partition_key: partitioned storage"),
     ("t.scc_id IS NOT NULL", "scc_id: it reads itself, through others"),
     ("t.downstream_publication_name IS NOT NULL", "downstream_publication_name: subscribers read it"),
+    ("t.refresh_tier = 'frozen'", "refresh_tier frozen: it is never refreshed"),
     ("t.fuse_mode <> 'off'", "fuse_mode: it stops at too many changes"),
     ("t.post_refresh_action <> 'none'", "post_refresh_action: something runs after each refresh"),
     ("coalesce(t.ducklake_sink_mode, t.ducklake_sink_path, t.ducklake_compaction_policy) IS NOT NULL", "ducklake"),
@@ -97,7 +98,8 @@ SELECT i.type, i.identity FROM (
     SELECT 1 AS place, m.classid, m.oid FROM ({made}) m
     UNION ALL
     SELECT 2, c.tableoid, c.oid FROM pg_class c WHERE c.relnamespace = to_regnamespace('pgtrickle_changes')
-    AND c.relkind IN ('r', 'p') AND c.relname LIKE 'changes\\_%') o
+    AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+    AND c.relname ~ '^changes_([0-9a-f]{16}|[0-9]+|pgt_[0-9]+)$') o
 CROSS JOIN LATERAL pg_identify_object(o.classid, o.oid, 0) i
 WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.classid AND d.objid = o.oid AND d.deptype = 'e')
 ORDER BY o.place, i.identity
@@ -243,11 +245,15 @@ def _rights(connection: Connection) -> tuple[str, ...]:
     return tuple(f"rights on {name} were {rights}: grant them again" for name, rights in rows)
 
 
+def fetch_made(connection: Connection) -> list[tuple[str, str]]:
+    """Kind and identity of what the extension made while it ran, in the order of its going; of nothing of anybody's."""
+    return [(str(kind), str(identity)) for kind, identity in connection.execute(_MADE)]
+
+
 def _remove_extension(connection: Connection) -> tuple[tuple[str, ...], int]:
     """Triggers first, then what was made on the way, then the extension with its members; nobody else's goes along."""
-    dropped = []
-    triggers, made = connection.execute(_TRIGGERS).fetchall(), connection.execute(_MADE).fetchall()
-    for trigger, schema, table in triggers:
+    dropped, made = [], fetch_made(connection)
+    for trigger, schema, table in connection.execute(_TRIGGERS).fetchall():
         on = sql.Identifier(schema, table)
         connection.execute(sql.SQL("DROP TRIGGER {} ON {}").format(sql.Identifier(trigger), on))
         dropped.append(f"trigger {trigger} on {on.as_string(connection)}")

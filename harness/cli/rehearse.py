@@ -32,6 +32,19 @@ from harness.settings import load_settings
 _DEFAULTS = RehearsalOptions()
 
 
+# What a rehearsed update of the extension has no meaning for: the parameter, and why.
+_NOT_WITH_UPDATE = {
+    "dump": "a dump holds no rows of a catalog that the extension owns",
+    "crash": "its steps are one transaction each",
+    "sources": "its demonstration is a fixed one",
+    "rows": "its demonstration is a fixed one",
+    "copy": "it always updates a base backup",
+    "immediate": "the extension keeps its IMMEDIATE stream tables itself",
+    "jobs": "nothing is dumped or restored",
+    "lock_timeout_ms": "the extension's own scripts take their locks as they like",
+}
+
+
 class CopyWay(StrEnum):
     """How the installation is copied."""
 
@@ -47,6 +60,7 @@ class ImmediateWay(StrEnum):
 
 
 def rehearse(
+    ctx: typer.Context,
     *,
     dsn: Annotated[
         str | None,
@@ -111,7 +125,7 @@ def rehearse(
     require_place("--summary", summary)
     if extension_update is not None:
         with errors_told_in(summary, "harness rehearse --extension-update"):
-            _refuse_with_update(dump=dump is not None, crash=crash)
+            _refuse_with_update(ctx)
             run_extension_update(
                 update_options(
                     extension_update,
@@ -159,13 +173,12 @@ def rehearse(
         raise typer.Exit(EXIT_CHECK_FAILED)
 
 
-def _refuse_with_update(*, dump: bool, crash: bool) -> None:
-    """What a rehearsed update of the extension has no meaning for."""
-    for given, name, why in (
-        (dump, "--dump", "a dump holds no rows of a catalog that the extension owns"),
-        (crash, "--crash", "its steps are one transaction each"),
-    ):
-        if given:
+def _refuse_with_update(ctx: typer.Context) -> None:
+    """What was asked for and has no meaning beside a rehearsed update of the extension, be it the default's value."""
+    for parameter, why in _NOT_WITH_UPDATE.items():
+        given = ctx.get_parameter_source(parameter)
+        if given is not None and given.name != "DEFAULT":
+            name = "--" + parameter.replace("_", "-")
             raise BadInputError(f"--extension-update does not go with {name}: {why}", hint=f"leave {name} out")
 
 

@@ -100,7 +100,7 @@ def command_to_repeat(options: UpdateOptions, report: Path) -> str:
         words += ["--dsn", make_conninfo("", **kept)]
     for directory in options.scripts:
         words += ["--extension-scripts", str(directory)]
-    words += ["--seed", str(options.seed), "--threads", str(options.threads)]
+    words += ["--seed", str(options.seed), "--threads", str(options.threads), "--deadline-s", f"{options.deadline_s:g}"]
     words += ["--keep"] if options.keep else []
     words += ["--report", str(report)] if report != Path("reports") else []
     return shlex.join(words)

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from harness.engines.model import Connection, Engine, Tables
-from harness.errors import CheckFailedError
+from harness.errors import CheckFailedError, WaitTimeoutError
 from harness.postgres.node import Node
+from harness.waiting import wait_until
 
 WRITERS = 6
 CUTS = 60
@@ -160,6 +161,7 @@ def cuts_beside_writers(engine: Engine, node: Node, *, writers: int = WRITERS, c
 
     Raises:
         RefusedError: the engine refused the stream table, or a refresh.
+        WaitTimeoutError: the writers committed nothing, or did not end.
         ExceptionGroup: writers failed.
     """
     with _kept(engine, node, f"{cuts} cuts beside {writers} writers") as kept:
@@ -174,11 +176,10 @@ def cuts_beside_writers(engine: Engine, node: Node, *, writers: int = WRITERS, c
 
 def _wait_for_more(committed: Callable[[], int]) -> None:
     """Until two more transactions have committed, so that each cut has something to take."""
-    before, until = committed(), time.monotonic() + _MOST_S
-    while committed() < before + 2:
-        if time.monotonic() > until:
-            raise CheckFailedError(f"the writers committed nothing in {_MOST_S:.0f} s")
-        time.sleep(0.001)
+    enough = committed() + 2
+    wait_until(
+        "the writers to commit", lambda: committed() >= enough, deadline_s=_MOST_S, poll_s=0.001, poll_max_s=0.001
+    )
 
 
 class _Writer:
@@ -218,16 +219,24 @@ class _Writer:
 def _writing(node: Node, count: int) -> Iterator[Callable[[], int]]:
     stop = threading.Event()
     writers = [_Writer(node, number, stop) for number in range(count)]
-    threads = [threading.Thread(target=writer.run, name=f"writer {number}") for number, writer in enumerate(writers)]
+    threads = [
+        # One that is stuck does not keep Python from ending.
+        threading.Thread(target=writer.run, name=f"writer {number}", daemon=True)
+        for number, writer in enumerate(writers)
+    ]
     for thread in threads:
         thread.start()
     try:
         yield lambda: sum(writer.committed for writer in writers)
     finally:
         stop.set()
+        until = time.monotonic() + _MOST_S
         for thread in threads:
-            thread.join(timeout=_MOST_S)
+            thread.join(timeout=max(0.0, until - time.monotonic()))
     _raise_failures(writers)
+    stuck = ", ".join(thread.name for thread in threads if thread.is_alive())
+    if stuck:
+        raise WaitTimeoutError("the writers to end", elapsed_s=_MOST_S, last_value=stuck)
 
 
 def _raise_failures(writers: Sequence[_Writer]) -> None:

@@ -77,11 +77,14 @@ class _Refreshed:
 
 
 @contextmanager
-def _understood(what: str) -> Iterator[None]:
-    """What the extension, or PostgreSQL for it, refuses, as an error of ours with its words."""
+def _understood(what: str, connection: Connection) -> Iterator[None]:
+    """What the extension, or PostgreSQL for it, refuses, as an error of ours with its words; a lost connection is no
+    refusal, and keeps its error."""
     try:
         yield
     except psycopg.Error as error:
+        if connection.closed or connection.broken:
+            raise
         said = error.diag.message_primary or str(error)
         raise EngineRefusedError(f"{EXTENSION}: {what}: {said}", sqlstate=error.sqlstate) from error
 
@@ -110,7 +113,7 @@ class PeerTables:
             EngineRefusedError: the extension refused it, or has no such placement.
         """
         text = query.strip().rstrip(";")
-        with _understood(f"create {name}"):
+        with _understood(f"create {name}", self._connection):
             column = self._first_column(text) if placement == "distributed" else None
             with self._connection.transaction():
                 self._connection.execute(_CREATE, [name, text, schedule or _BY_HAND, mode, column])
@@ -129,7 +132,7 @@ class PeerTables:
         Raises:
             EngineRefusedError: it was refused, or failed.
         """
-        with _understood(f"refresh {name}"):
+        with _understood(f"refresh {name}", self._connection):
             self._connection.execute("SELECT pgtrickle.refresh_stream_table(%s)", [name])
         return _Refreshed(self._connection, name)
 
@@ -141,7 +144,7 @@ class PeerTables:
         Raises:
             EngineRefusedError: it was refused, or failed.
         """
-        with _understood(f"alter {name}"):
+        with _understood(f"alter {name}", self._connection):
             self._connection.execute(_ALTER, [name, query, schedule, mode])
         return self.standing(name)
 
@@ -151,7 +154,7 @@ class PeerTables:
         Raises:
             EngineRefusedError: it was refused, or failed.
         """
-        with _understood(f"drop {name}"):
+        with _understood(f"drop {name}", self._connection):
             self._connection.execute("SELECT pgtrickle.drop_stream_table(%s)", [name])
 
     def explain(self, name: str) -> _Kept:

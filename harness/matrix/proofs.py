@@ -6,6 +6,7 @@ from typing import LiteralString
 
 from psycopg import sql
 
+from harness.engines import OURS
 from harness.matrix.stage import Stage
 from harness.matrix.tables import Table
 from harness.postgres.node import Node
@@ -39,6 +40,7 @@ WHERE p.pronamespace = 'pgtrickle_changes'::pg_catalog.regnamespace"""
 _CAPTURED_ON = "SELECT (seq_id >> 48)::int, count(*)::int FROM {} GROUP BY 1 ORDER BY 1"
 # Statement-level: one for INSERT, one for UPDATE, one for DELETE; the one for TRUNCATE is on the shell table (F11).
 _TRIGGERS_A_SHARD = 3
+_STATEMENT_TRIGGERS = ("pg_trickle_cdc_ins_", "pg_trickle_cdc_upd_", "pg_trickle_cdc_del_")
 
 
 def location(stage: Stage, table: Table) -> tuple[str, int]:
@@ -100,6 +102,9 @@ def prove_source(stage: Stage, table: Table, placement: str) -> None:
     else:
         found = stage.tables.footprint(table.schema, table.name)
         captured_events = found.events >= {"INSERT", "UPDATE", "DELETE", "TRUNCATE"}
+        if stage.engine is OURS:
+            by_statement = [name for name in found.triggers if name.startswith(_STATEMENT_TRIGGERS)]
+            captured_events = captured_events and len(by_statement) == _TRIGGERS_A_SHARD
         stage.require(f"{table.name} has its triggers", captured_events, f"{len(found.triggers)} triggers")
         stage.require(f"{table.name} has its buffer", bool(found.relations), ", ".join(found.relations))
         stage.require(f"the buffer of {table.name} is local", location(stage, table.buffer)[0] == "local", "local")

@@ -64,6 +64,7 @@ class WriteError:
         sqlstate: the server's code.
         message: its words.
         context: where in the database it happened, such as a capture function.
+        lasted_s: how long its transaction had run by then, in seconds.
     """
 
     at_s: float
@@ -72,6 +73,7 @@ class WriteError:
     sqlstate: str
     message: str
     context: str = ""
+    lasted_s: float = 0.0
 
 
 @dataclass
@@ -87,6 +89,7 @@ class Tally:
     net_low: Counter[int] = field(default_factory=Counter)
     net_high: Counter[int] = field(default_factory=Counter)
     tolerated: Counter[str] = field(default_factory=Counter)
+    cancelled_at_s: list[float] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
     errors: list[WriteError] = field(default_factory=list)
 
@@ -242,7 +245,7 @@ class Writer(threading.Thread):
             except psycopg.Error:
                 conn.close()
                 self._conn = None
-        self._judge(error)
+        self._judge(error, began_s)
 
     def _count_unknown(self, transaction: Transaction, done: Sequence[tuple[Statement, int]]) -> None:
         """The commit may or may not have happened: the least and the most rows part."""
@@ -251,12 +254,13 @@ class Writer(threading.Thread):
             only_low = statement.sign < 0
             self._count([(statement, rows)], low=only_low, high=not only_low)
 
-    def _judge(self, error: psycopg.Error) -> None:
+    def _judge(self, error: psycopg.Error, began_s: float) -> None:
         sqlstate = error.sqlstate or ""
         context = error.diag.context or ""
         if sqlstate == psycopg.errors.QueryCanceled.sqlstate and self._stopping.is_set():
             sqlstate = "cancelled when it was told to stop"
             self.tally.tolerated[sqlstate] += 1
+            self.tally.cancelled_at_s.append(self._now_s())
             return
         # what a capture function could not do is never the user's constraint
         is_capture = "pgtrickle" in context or error.diag.schema_name == "pgtrickle_changes"
@@ -267,7 +271,8 @@ class Writer(threading.Thread):
         if not context and sqlstate in _CHANGED_TABLE and self._look_again(at):
             self.tally.tolerated[sqlstate] += 1
             return
-        self._collect(self._plans[at].source.label, sqlstate, error.diag.message_primary or str(error), context)
+        words, lasted_s = error.diag.message_primary or str(error), self._now_s() - began_s
+        self._collect(self._plans[at].source.label, sqlstate, words, context, lasted_s)
 
     def _look_again(self, number: int) -> bool:
         """A table changed under the writer: its plan is made anew. False if it did not change after all."""
@@ -285,10 +290,10 @@ class Writer(threading.Thread):
         self._plans[number] = plans[0]
         return True
 
-    def _collect(self, source: str, sqlstate: str, message: str, context: str = "") -> None:
+    def _collect(self, source: str, sqlstate: str, message: str, context: str = "", lasted_s: float = 0.0) -> None:
         if len(self.tally.errors) < ERRORS_KEPT:
             self.tally.errors.append(
-                WriteError(self._now_s(), self.number, source, sqlstate, redact(message), redact(context))
+                WriteError(self._now_s(), self.number, source, sqlstate, redact(message), redact(context), lasted_s)
             )
 
     def _reconnect(self, since_s: float) -> Connection | None:

@@ -34,6 +34,8 @@ class WriterReport:
         tolerated: errors that a write on any table may meet, by SQLSTATE.
         outages: times without a server; they are no stalls.
         errors: what no writer should have seen.
+        cancelled_at_s: when a write still waited long after its writer was told to stop, and was cancelled, in seconds
+            since the rehearsal's start.
     """
 
     commits: int
@@ -42,6 +44,7 @@ class WriterReport:
     tolerated: Mapping[str, int]
     outages: tuple[Outage, ...]
     errors: tuple[WriteError, ...]
+    cancelled_at_s: tuple[float, ...] = ()
 
 
 class Writers:
@@ -177,6 +180,7 @@ class Writers:
             tolerated=dict(sum((tally.tolerated for tally in self._tallies), Counter[str]())),
             outages=tuple(outage for tally in self._tallies for outage in tally.outages),
             errors=tuple(error for tally in self._tallies for error in tally.errors),
+            cancelled_at_s=tuple(sorted(at_s for tally in self._tallies for at_s in tally.cancelled_at_s)),
         )
 
     def samples(self) -> tuple[LatencySample, ...]:

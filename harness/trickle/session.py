@@ -123,7 +123,7 @@ def understood(what: str, connection: psycopg.Connection[Any]) -> Iterator[None]
 
     Raises:
         MissingPrivilegeError: the role may not.
-        LockedError: a lock was not to be had in time.
+        LockedError: a lock was not to be had in time, or a node's metadata did not become the newest.
         ServerGoneError: a node does not answer, or the connection is lost.
     """
     try:
@@ -137,6 +137,13 @@ def understood(what: str, connection: psycopg.Connection[Any]) -> Iterator[None]
             f"{what}: {error.diag.message_primary}", hint="somebody holds a lock on it or on a source (pg_locks)"
         ) from error
     except psycopg.Error as error:
+        if is_out_of_sync(error):
+            raise LockedError(
+                f"{what}: {error.diag.message_primary}",
+                hint="Citus' maintenance daemon brings a node's metadata up to date by itself: try again, and look at"
+                " pg_dist_node.metadatasynced if it stays so",
+                sqlstate=error.sqlstate,
+            ) from error
         if is_lost(error, connection):
             words = (str(error).strip().splitlines() or ["the connection was lost"])[0]
             raise ServerGoneError(

@@ -7,9 +7,10 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from harness.errors import BadInputError, MissingPrivilegeError
+from harness.errors import BadInputError, MissingPrivilegeError, RefusedError
 from harness.trickle.sources import raw_expression
-from harness.trickle.targets.shape import RESERVED_PREFIX, Shape, listed
+from harness.trickle.surroundings import is_of_the_surroundings
+from harness.trickle.targets.shape import Shape, StorageColumn, listed
 
 # Each shard that the coordinator writes costs 4 to 5 ms a refresh (F30), so a small table has few.
 SMALL_SHARD_COUNT = 4
@@ -130,6 +131,35 @@ def drop_query(table: sql.Identifier, *, cascade: bool) -> sql.Composed:
     return sql.SQL("DROP TABLE {}{}").format(table, sql.SQL(" CASCADE") if cascade else sql.SQL(""))
 
 
+def fitting_columns(connection: psycopg.Connection[Any], relid: int, shape: Shape) -> dict[str, bool]:
+    """Whether each column that a storage table has can hold what is wanted of it; one that is not wanted cannot.
+
+    pg_trickle keeps a numeric(12,2) as numeric: what holds more than is wanted stays, with the views that read it.
+
+    Args:
+        connection: to the coordinator.
+        relid: of the table.
+        shape: the columns that are wanted.
+    """
+    rows = connection.execute(
+        "SELECT a.attname, coalesce(format_type(a.atttypid, a.atttypmod) = w.type_text"
+        " OR a.atttypmod = -1 AND a.atttypid = to_regtype(w.type_text), false)"
+        " FROM pg_attribute a LEFT JOIN unnest(%s::text[], %s::text[]) w (name, type_text) ON w.name = a.attname"
+        " WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped",
+        [list(shape.names), [column.type_text for column in shape.columns], relid],
+    ).fetchall()
+    return {str(name): bool(is_fitting) for name, is_fitting in rows}
+
+
+def cannot_follow(table: str, column: StorageColumn, error: psycopg.Error) -> RefusedError:
+    """What is said where something stands in the way of a column's new type, such as a view that reads it."""
+    return RefusedError(
+        f"column {column.name} of {table} has to become {column.type_text}, as its query returns it"
+        f" now, and cannot: {error.diag.message_primary}",
+        hint="drop what depends on the column, refresh, and make it again; or make the stream table anew",
+    )
+
+
 def reshape(connection: psycopg.Connection[Any], relid: int, table: sql.Identifier, shape: Shape) -> None:
     """Give a storage table that is empty, or about to be filled anew, another shape; views on its own columns stay.
 
@@ -138,6 +168,9 @@ def reshape(connection: psycopg.Connection[Any], relid: int, table: sql.Identifi
         relid: of the table, a local one.
         table: its name.
         shape: what it has to be.
+
+    Raises:
+        RefusedError: a view reads a column whose type has to change.
     """
     constraints = connection.execute(
         "SELECT c.conname FROM pg_constraint c"
@@ -158,26 +191,22 @@ def reshape(connection: psycopg.Connection[Any], relid: int, table: sql.Identifi
     for index in indexes:
         connection.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(*index)))
     wanted = {column.name: column for column in shape.columns}
-    rows = connection.execute(
-        "SELECT a.attname, format_type(a.atttypid, a.atttypmod) = w.type_text"
-        " OR a.atttypmod = -1 AND a.atttypid = to_regtype(w.type_text)"
-        " FROM pg_attribute a LEFT JOIN unnest(%s::text[], %s::text[]) w (name, type_text) ON w.name = a.attname"
-        " WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped",
-        [list(wanted), [column.type_text for column in wanted.values()], relid],
-    ).fetchall()
-    # pg_trickle keeps a numeric(12,2) as numeric: what holds more than is wanted stays, with the views that read it.
-    fits = {str(name): bool(is_fitting) for name, is_fitting in rows}
+    fits = fitting_columns(connection, relid, shape)
     for name, is_fitting in fits.items():
-        if name not in wanted or (not is_fitting and name.startswith(RESERVED_PREFIX)):
+        if name not in wanted or (not is_fitting and wanted[name].is_hidden):
             connection.execute(sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table, sql.Identifier(name)))
         elif not is_fitting:
             # Where it stands: a column that is added anew would be the last, and no longer the query's.
             type_ = raw_expression(wanted[name].type_text)
-            connection.execute(
-                sql.SQL("ALTER TABLE {} ALTER COLUMN {} TYPE {} USING NULL").format(table, sql.Identifier(name), type_)
-            )
+            change = sql.SQL("ALTER TABLE {} ALTER COLUMN {} TYPE {} USING NULL")
+            try:
+                connection.execute(change.format(table, sql.Identifier(name), type_))
+            except psycopg.Error as error:
+                if is_of_the_surroundings(error, connection):
+                    raise
+                raise cannot_follow(table.as_string(connection), wanted[name], error) from error
     for name, column in wanted.items():
-        if name not in fits or (not fits[name] and name.startswith(RESERVED_PREFIX)):
+        if name not in fits or (not fits[name] and column.is_hidden):
             connection.execute(
                 sql.SQL("ALTER TABLE {} ADD COLUMN {} {}").format(
                     table, sql.Identifier(name), raw_expression(column.type_text)

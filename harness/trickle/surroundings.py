@@ -34,7 +34,7 @@ def is_of_the_surroundings(error: psycopg.Error, connection: psycopg.Connection[
     state = error.sqlstate
     if state is None:
         return isinstance(error, psycopg.OperationalError)
-    return state[:2] in _CLASSES or state in _STATES
+    return state[:2] in _CLASSES or state in _STATES or is_out_of_sync(error)
 
 
 def is_between_nodes(error: psycopg.Error) -> bool:

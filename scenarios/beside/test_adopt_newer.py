@@ -129,16 +129,18 @@ def test_taken_over_it_goes_down_to_the_baseline_and_up_again(newer: Node) -> No
          "feature_not_taken", "shop.totals", "temporal_mode"),
         ("UPDATE pgtrickle.pgt_stream_tables SET topk_offset = 3 WHERE pgt_name = 'large'",
          "feature_not_taken", "shop.large", "topk_offset"),
+        ("UPDATE pgtrickle.pgt_stream_tables SET refresh_tier = 'frozen' WHERE pgt_name = 'pages'",
+         "feature_not_taken", "shop.pages", "never refreshed"),
         ("UPDATE pgtrickle.pgt_dependencies SET cdc_mode = 'WAL' WHERE source_relid = 'shop.visits'::regclass",
          "source_not_taken", "shop.pages", "captured by WAL"),
         ("INSERT INTO pgtrickle.pgt_watermark_groups (group_name, source_relids) VALUES ('nightly', '{}')",
          "arrangement_not_taken", "nightly", "pgt_watermark_groups"),
         ("CREATE VIEW shop.mine AS SELECT pgt_name FROM pgtrickle.pgt_stream_tables",
          "object_depends", "shop.mine", "view shop.mine depends on table pgtrickle.pgt_stream_tables"),
-        ("CREATE TABLE pgtrickle_changes.mine (a int)",
-         "object_depends", "pgtrickle_changes.mine", "depends on schema"),
+        ("CREATE TABLE pgtrickle_changes.changes_mine (a int)",
+         "object_depends", "pgtrickle_changes.changes_mine", "depends on schema"),
     ],
-    ids=["temporal", "offset", "wal", "watermarks", "view", "table"],
+    ids=["temporal", "offset", "frozen", "wal", "watermarks", "view", "table"],
 )  # fmt: skip
 def test_what_cannot_be_taken_is_refused_by_name(newer: Node, change: str, code: str, subject: str, words: str) -> None:
     with contextlib.closing(newer.connect()) as conn:

@@ -81,10 +81,13 @@ class Player:
     def _run(self, steps: tuple[Step, ...] | list[Step], name: str | None) -> str:
         for step in steps:
             if isinstance(step, Transaction):
+                ended = ""
                 with contextlib.suppress(_Undo), self._writer.transaction():
-                    self._run(list(step.steps), name)
-                    if not step.commits:
+                    ended = self._run(list(step.steps), name)
+                    if ended or not step.commits:
                         raise _Undo
+                if ended:
+                    return ended
             elif isinstance(step, Statement):
                 try:
                     with self._writer.transaction():

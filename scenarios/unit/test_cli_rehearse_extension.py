@@ -47,10 +47,16 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> int
         (("--extension-update", "0.67.0"), "names no two versions"),
         ((*SPAN, "--crash"), "does not go with --crash"),
         ((*SPAN, "--dump", "shop.dump"), "does not go with --dump"),
+        ((*SPAN, "--sources", "3"), "does not go with --sources"),
+        ((*SPAN, "--rows", "10"), "does not go with --rows"),
+        ((*SPAN, "--copy", "logical"), "does not go with --copy"),
+        ((*SPAN, "--immediate", "refuse"), "does not go with --immediate"),
+        ((*SPAN, "--jobs", "2"), "does not go with --jobs"),
+        ((*SPAN, "--lock-timeout-ms", "50"), "does not go with --lock-timeout-ms"),
         ((*SPAN, "--threads", "0"), "--threads 0 is out of range"),
         (("--extension-scripts", "."), "belongs to --extension-update"),
     ],
-    ids=["one", "crash", "dump", "threads", "scripts"],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_bad_input_ends_with_2_and_leaves_no_report(
     monkeypatch: pytest.MonkeyPatch,
@@ -81,13 +87,19 @@ def test_machine_without_the_extension_ends_with_3_and_says_where_it_looked(
 
 def test_command_to_repeat_has_no_password_and_gives_the_same_options() -> None:
     options = UpdateOptions(
-        "0.2.0", "0.67.0", dsn="host=db user=app password=hunter2", scripts=(Path("/one"), Path("/two")), seed=5
+        "0.2.0",
+        "0.67.0",
+        dsn="host=db user=app password=hunter2",
+        scripts=(Path("/one"), Path("/two")),
+        seed=5,
+        deadline_s=90.0,
     )
     words = shlex.split(command_to_repeat(options, Path("elsewhere")))
     assert "hunter2" not in " ".join(words)
     assert words[:4] == ["harness", "rehearse", "--extension-update", "0.2.0..0.67.0"]
     assert [words[place + 1] for place, word in enumerate(words) if word == "--extension-scripts"] == ["/one", "/two"]
     assert words[words.index("--seed") + 1] == "5"
+    assert words[words.index("--deadline-s") + 1] == "90"
     assert words[words.index("--dsn") + 1] == "user=app host=db"
     assert words[-2:] == ["--report", "elsewhere"]
     assert "hunter2" not in repr(options)

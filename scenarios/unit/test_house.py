@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -40,6 +41,31 @@ def test_pipeline_runs_the_tests_with_the_readmes_command() -> None:
     assert commands_of_the_readme()[1] in read(".ci/run")
     assert (ROOT / ".ci/run").stat().st_mode & 0o111
     assert not re.search(r"^[^#]*HARNESS_REQUIRE_CITUS", read(".ci/run"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("ratios", "tests", "code"), [(0, 0, 0), (3, 0, 3), (0, 5, 5), (3, 5, 3)])
+def test_pipeline_ends_with_the_code_of_what_failed_first(tmp_path: Path, ratios: int, tests: int, code: int) -> None:
+    commands = {
+        "bin/python3": "",
+        ".venv/bin/pip": "",
+        ".venv/bin/tox": f'case "$*" in *ratios*) exit {ratios};; *tests*) echo "== 1 in 2.0s =="; exit {tests};; esac',
+        ".ci/run": read(".ci/run"),
+    }
+    for name, text in commands.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text if text.startswith("#!") else f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        path.chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / ".ci/run"],
+        env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stdout.splitlines()[-1] == "== 1 in 2.0s =="
 
 
 def test_documented_settings_are_those_that_exist() -> None:

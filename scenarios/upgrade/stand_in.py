@@ -9,6 +9,9 @@ from pathlib import Path
 
 CONTROL = "comment = 'stands for pg_trickle in tests'\ndefault_version = '1.2'\nrelocatable = false\n"
 
+#: For what the writes to a source wait at 1.6: an advisory lock of that key.
+HELD = 1606
+
 _CATALOG = """
 CREATE SCHEMA pgtrickle;
 CREATE TABLE pgtrickle.pgt_stream_tables (pgt_id bigserial PRIMARY KEY, pgt_relid oid NOT NULL, pgt_name text NOT NULL,
@@ -58,6 +61,21 @@ CREATE OR REPLACE FUNCTION pgtrickle.pgt_status() RETURNS SETOF text LANGUAGE pl
 """
 
 
+_WAITS = """
+CREATE FUNCTION pgtrickle.waits() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM pg_advisory_xact_lock_shared({held}); RETURN NULL; END $$;
+DO $$
+DECLARE
+    source regclass;
+BEGIN
+    FOREACH source IN ARRAY ARRAY['shop.customers', 'shop.orders', 'shop.parts', 'shop.visits']::regclass[] LOOP
+        EXECUTE format('CREATE TRIGGER waits AFTER INSERT OR UPDATE OR DELETE ON %s EXECUTE FUNCTION pgtrickle.waits()',
+                       source);
+    END LOOP;
+END $$;
+""".replace("{held}", str(HELD))
+
+
 def _install(columns: str, column: str) -> str:
     return _CATALOG.replace("{columns}", columns) + _FUNCTIONS + _REFRESH + _STATUS.replace("{column}", column)
 
@@ -76,6 +94,8 @@ _SCRIPTS = {
     # Changes something, and then cannot go on: all of it is undone.
     "1.3--1.4": "DROP FUNCTION pgtrickle.always_refuses(); ALTER TABLE pgtrickle.never_there ADD a int;",
     "1.4--1.5": "",
+    # Every write to a source waits for as long as somebody holds a lock.
+    "1.2--1.6": _WAITS,
 }
 
 

@@ -14,6 +14,7 @@ from harness.errors import PreflightError
 from harness.postgres import Node
 from harness.rehearsal.baseline_objects import StreamTableSpec, create_stream_table, install_source
 from harness.rehearsal.tables import TableName, fetch_table
+from harness.trickle.names import stable_name
 from scenarios.fixtures.rehearsals import Connection
 from scenarios.upgrade.adopting import (
     KNOWN_HASHES,
@@ -136,6 +137,29 @@ def test_converted_source_looks_as_any_other_of_that_version(installation_node: 
         assert {kind for kind, _ in converted} == {"relation", "column", "index", "sequence", "trigger"}
     go_up_down_up(installation_node, sources_of(installation_node))
     assert installation_node.value("SELECT to_regclass(%s) IS NULL", [f"pgtrickle_changes.changes_{relid}"])
+
+
+def test_domain_that_is_not_null_does_not_stop_a_converted_sources_writers(installation_node: Node) -> None:
+    """One image of a captured row is empty: the buffer has the type below the domain, at 0001 as at the end."""
+    node = installation_node
+    with node.connect() as conn:
+        _, relid = make_immediate(conn)
+        conn.execute("CREATE DOMAIN shop.amount AS numeric(12,2) NOT NULL; CREATE DOMAIN shop.price AS shop.amount")
+        conn.execute("ALTER TABLE shop.tills ADD COLUMN price shop.price DEFAULT 1")
+        adopt(node.dsn(), mode="differential")
+        types = conn.execute(
+            "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute"
+            " WHERE attrelid = %s::regclass AND attname ~ '_price$' ORDER BY 1",
+            [f"pgtrickle_changes.changes_{relid}"],
+        ).fetchall()
+        assert types == [("new_price", "numeric(12,2)"), ("old_price", "numeric(12,2)")]
+        conn.execute("INSERT INTO shop.tills VALUES (6, 'yard', 2)")
+        runner.upgrade(node.dsn())
+        conn.execute("INSERT INTO shop.tills VALUES (7, 'shed', 3)")
+        conn.execute("DELETE FROM shop.tills WHERE id = 6")
+        assert conn.execute("SELECT id, price FROM shop.tills ORDER BY 1").fetchall() == [(7, 3)]
+        buffer = sql.Identifier("pgtrickle_changes", f"changes_{stable_name('shop', 'tills')}")
+        assert conn.execute(sql.SQL("SELECT count(*) FROM {}").format(buffer)).fetchone() == (3,)
 
 
 def test_buffer_that_nothing_fills_is_not_taken_for_capture(installation_node: Node) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -39,10 +39,16 @@ from harness.report.extension_update import (
     version_rows,
 )
 from scenarios.fixtures.skips import skip_not_applicable
-from scenarios.upgrade.stand_in import provide
+from scenarios.upgrade.stand_in import HELD, provide
 
 COMMAND = "harness rehearse --extension-update 1.0..1.2"
-Rehearse = Callable[[str, str], UpdateResult]
+
+
+class Rehearse(Protocol):
+    """Rehearses an update of the stand-in."""
+
+    def __call__(self, start: str, target: str, *, deadline_s: float = 600.0, is_held: bool = False) -> UpdateResult:
+        """From one version to another; ``is_held`` while somebody holds what writes at 1.6 wait for."""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +72,7 @@ def rehearse(stand_in_server: tuple[Server, ScriptDirectory]) -> Iterator[Rehear
     server, scripts = stand_in_server
     made: list[str] = []
 
-    def go(start: str, target: str) -> UpdateResult:
+    def go(start: str, target: str, *, deadline_s: float = 600.0, is_held: bool = False) -> UpdateResult:
         dbname = f"update_{len(made)}"
         server.create_database(dbname)
         made.append(dbname)
@@ -76,7 +82,10 @@ def rehearse(stand_in_server: tuple[Server, ScriptDirectory]) -> Iterator[Rehear
             sources, refused = demonstration.build(conn)
         assert refused == ()
         place = Place(server, dbname, sources, path, scripts, "1.2", "demonstration")
-        return rehearse_place(UpdateOptions(start, target, seed=7), place)
+        with contextlib.closing(server.connect(dbname)) as holder:
+            if is_held:
+                holder.execute("SELECT pg_advisory_lock(%s)", [HELD])
+            return rehearse_place(UpdateOptions(start, target, seed=7, deadline_s=deadline_s), place)
 
     yield go
     server.close()
@@ -155,6 +164,22 @@ def test_step_that_fails_ends_the_steps_and_leaves_what_was(rehearse: Rehearse) 
     assert (at_first.version, before.version, after.version) == ("1.2", "1.3", "1.3, after 1.4 failed")
     assert before.differences == after.differences, "a step is one transaction"
     assert version_rows(result)[-1][:2] == ("1.5", "skipped")
+
+
+def test_update_after_which_every_write_waits_for_ever_fails(rehearse: Rehearse) -> None:
+    result = rehearse("1.2", "1.6", deadline_s=2.0, is_held=True)
+    assert [step.verdict for step in result.steps] == [Verdict.PASSED]
+    assert not result.passed
+    assert {check.name for check in result.deciding} == {WRITERS_CHECK}
+    (check,) = result.deciding
+    assert "2 write(s) still waited when the writers were to end" in check.detail
+    assert "no write that began at it committed" in check.detail
+    assert check.phase == "1.6"
+
+
+def test_same_update_passes_where_nothing_has_to_be_waited_for(rehearse: Rehearse) -> None:
+    result = rehearse("1.2", "1.6")
+    assert result.passed, result.deciding
 
 
 def test_reports_say_what_was_found(rehearse: Rehearse, tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -16,7 +15,6 @@ from harness.errors import ServerError, WaitTimeoutError
 from harness.rehearsal import place as places
 from harness.rehearsal.extension.model import (
     ROWS_CHECK,
-    WRITERS_CHECK,
     StepRun,
     UpdateOptions,
     UpdateResult,
@@ -24,6 +22,7 @@ from harness.rehearsal.extension.model import (
 )
 from harness.rehearsal.extension.place import Place, made_place
 from harness.rehearsal.extension.probes import look_at_version
+from harness.rehearsal.extension.writing import judge_writers
 from harness.rehearsal.machine import describe_hardware
 from harness.rehearsal.model import CheckResult, RevisionRun, Verdict
 from harness.rehearsal.options import OnProgress, Progress, say_nothing
@@ -32,9 +31,12 @@ from harness.rehearsal.tables import Connection
 from harness.rehearsal.writers import Writers
 from harness.waiting import wait_until
 
-# About 40 ms at the writers' own rate: each step has rows that were captured before it, during it and after it.
+# About 40 ms at the writers' own rate: each step has rows that were captured before it, during it and after it. Fewer
+# by then are no error here; `judge_writers` says whether any came.
 _WRITES_BETWEEN = 20
-_WRITING_DEADLINE_S = 2.0
+_WRITING_DEADLINE_S = 10.0
+# A write that still waits so long after its writer was told to stop waits for something that does not come.
+_STOPPING_DEADLINE_S = 30.0
 # The writers and an update that alters their tables may lock each other out; whoever is chosen begins again.
 _DEADLOCK_TRIES = 3
 
@@ -99,7 +101,7 @@ class _Run:
         )
         pairs = list(zip(place.path, place.path[1:], strict=False))
         with contextlib.ExitStack() as stack:
-            stack.callback(self.writers.stop)
+            stack.callback(self._stop_writers)
             self._write(lambda: None)
             self._look(place.path[0], 0)
             for number, (start, target) in enumerate(pairs):
@@ -167,14 +169,16 @@ class _Run:
             during()
             self._let_writers_write()
         finally:
-            self.writers.stop()
+            self._stop_writers()
+
+    def _stop_writers(self) -> None:
+        self.writers.stop(deadline_s=min(_STOPPING_DEADLINE_S, self.options.deadline_s))
 
     def _let_writers_write(self) -> None:
         enough = self.writers.report().commits + _WRITES_BETWEEN
+        deadline_s = min(_WRITING_DEADLINE_S, self.options.deadline_s)
         with contextlib.suppress(WaitTimeoutError):
-            wait_until(
-                "the writers to write", lambda: self.writers.report().commits >= enough, deadline_s=_WRITING_DEADLINE_S
-            )
+            wait_until("the writers to write", lambda: self.writers.report().commits >= enough, deadline_s=deadline_s)
 
     def _look(self, version: str, number: int, *, label: str | None = None) -> None:
         """All checks at one version; a session that ends under them is an error of its own."""
@@ -192,20 +196,6 @@ class _Run:
             found, checks = replace(found, version=label), tuple(replace(check, phase=label) for check in checks)
         self.versions.append(found)
         self.checks += checks
-
-    def _writer_checks(self) -> Iterator[CheckResult]:
-        """What writers met, by the version that they met it at: a version lasts until the next step begins."""
-        phases = [found.version for found in self.versions]
-        begins = [0.0, *(step.started_s for step in self.steps if step.verdict is not Verdict.SKIPPED)]
-        errors = self.writers.report().errors
-        for number, phase in enumerate(phases):
-            until_s = begins[number + 1] if number + 1 < len(begins) else math.inf
-            met = [one for one in errors if begins[number] <= one.at_s < until_s]
-            verdict = Verdict.FAILED if met else Verdict.PASSED
-            told = ""
-            if met:
-                told = f"{len(met)} error(s), the first on {met[0].source}: {met[0].sqlstate} {met[0].message}"
-            yield CheckResult(WRITERS_CHECK, phase, f"{self.options.threads} writers", verdict, told)
 
     def _check_rows(self, phase: str) -> None:
         counted = self.writers.net_rows()
@@ -252,7 +242,7 @@ class _Run:
             elapsed_s=self.clock.now_s(),
             steps=tuple(steps),
             versions=tuple(self.versions),
-            checks=(*self.checks, *self._writer_checks()),
+            checks=(*self.checks, *judge_writers(self.versions, self.steps, self.writers, self.options.threads)),
             stalls=longest_stalls(samples, runs),
             writes=self.writers.report().commits,
             rows=sum(self.first_rows.values()),

@@ -17,10 +17,12 @@ from harness.trickle.definition import recomputed
 from harness.trickle.making import source_type
 from harness.trickle.session import giving_way, patiently
 from harness.trickle.sources import Source, raw_expression
+from harness.trickle.storage import cannot_follow, fitting_columns
+from harness.trickle.surroundings import is_of_the_surroundings
 from harness.trickle.targets.shape import Shape, StorageColumn
 
 _COLUMNS_QUERY = """
-    SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.atthasdef FROM pg_attribute a
+    SELECT a.attname, a.attnotnull, a.atthasdef FROM pg_attribute a
     WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"""
 
 
@@ -140,7 +142,8 @@ def settle_columns(connection: psycopg.Connection[Any], stream_table: StreamTabl
 
 def _write_columns(connection: psycopg.Connection[Any], stream_table: StreamTable, shape: Shape) -> None:
     rows = connection.execute(_COLUMNS_QUERY, [stream_table.relid]).fetchall()
-    has = {str(name): (str(type_), bool(is_not_null), bool(default)) for name, type_, is_not_null, default in rows}
+    has = {str(name): (bool(is_not_null), bool(default)) for name, is_not_null, default in rows}
+    fits = fitting_columns(connection, stream_table.relid, shape)
     wanted = {column.name: column for column in shape.columns}
     missing = [column for column in shape.columns if column.name not in has]
     if any(not column.is_hidden for column in missing):
@@ -151,7 +154,7 @@ def _write_columns(connection: psycopg.Connection[Any], stream_table: StreamTabl
         )
     table = stream_table.identifier
     for column in shape.columns:
-        if column.name in has and has[column.name][0] != column.type_text:
+        if column.name in has and not fits[column.name]:
             _change_type(connection, stream_table, table, column)
     for column in missing:
         default = sql.SQL(" NOT NULL DEFAULT 0") if column.is_not_null else sql.SQL("")
@@ -160,7 +163,7 @@ def _write_columns(connection: psycopg.Connection[Any], stream_table: StreamTabl
                 table, sql.Identifier(column.name), raw_expression(column.type_text) + default
             )
         )
-    for name, (_type, is_not_null, has_default) in has.items():
+    for name, (is_not_null, has_default) in has.items():
         # Of a table that was kept by deltas and is recomputed from here on: whoever fills it does not know them.
         if name not in wanted and name.startswith("__pgt_") and is_not_null and not has_default:
             connection.execute(
@@ -182,15 +185,7 @@ def _change_type(
             with connection.transaction():
                 connection.execute(sql.SQL("ALTER TABLE {} ALTER COLUMN {} DROP NOT NULL").format(table, name))
                 connection.execute(change + sql.SQL("NULL::{}").format(type_))
-    except psycopg.errors.LockNotAvailable:
-        raise
     except psycopg.Error as error:
-        raise _cannot_follow(stream_table, column, error) from error
-
-
-def _cannot_follow(stream_table: StreamTable, column: StorageColumn, error: psycopg.Error) -> RefusedError:
-    return RefusedError(
-        f"column {column.name} of {stream_table.qualified} has to become {column.type_text}, as its query returns it"
-        f" now, and cannot: {error.diag.message_primary}",
-        hint="drop what depends on the column, refresh, and make it again; or make the stream table anew",
-    )
+        if is_of_the_surroundings(error, connection):
+            raise
+        raise cannot_follow(stream_table.qualified, column, error) from error
