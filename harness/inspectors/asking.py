@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from harness.inspectors.contract import Cost, Reason
-from harness.inspectors.fan_out import ClusterNode
+from harness.inspectors.fan_out import ClusterNode, is_unreachable
 from harness.inspectors.limits import Limits
 
 Answers = dict[int, tuple[bool, str]]
@@ -28,6 +28,8 @@ _SOME: LiteralString = """
 # of everything must not wait for it twenty times.
 _REST_S = 10.0
 _SLOW_S = 0.5
+# How long a node has at least when it is asked alone, if there is so much time.
+_LEAST_TURN_MS = 1000
 
 
 @dataclass
@@ -87,27 +89,39 @@ class Asker:
             answers = self._each(left, text)
         else:
             if time.monotonic() - started > _SLOW_S:
-                for nodeid, (succeeded, result) in answers.items():
-                    if not succeeded:
-                        self.silent.note(nodeid, result)
+                self._note_unreachable(answers)
         return answers | {nodeid: (False, why) for nodeid, why in rested.items()}
 
     def _each(self, nodes: Sequence[ClusterNode], text: str) -> Answers:
         """The second round: one node after another, for as long as there is time."""
         answers: Answers = {}
+        late: list[int] = []
         deadline = time.monotonic() + self.limits.second_round_ms(self.cost) / 1000
-        for node in nodes:
+        why = str(Reason.STATEMENT_TIMEOUT)
+        for place, node in enumerate(nodes, start=1):
             left_ms = int((deadline - time.monotonic()) * 1000)
-            turn_ms = min(self.limits.turn_ms(self.cost), left_ms)
-            why = str(Reason.STATEMENT_TIMEOUT)
+            # Half of what is left, while others wait for their turn.
+            share_ms = left_ms if place == len(nodes) else left_ms // 2
+            turn_ms = min(left_ms, max(self.limits.turn_ms(self.cost), min(_LEAST_TURN_MS, share_ms)))
             if turn_ms > 0:
                 try:
                     answers |= self._run(_some([node], text), turn_ms)
                     continue
                 except psycopg.errors.QueryCanceled:
-                    self.silent.note(node.nodeid, why)
+                    late.append(node.nodeid)
             answers[node.nodeid] = (False, why)
+        self._note_unreachable(answers)
+        # Where nobody answered in time, it is the question that is slow, or the machine.
+        if any(succeeded for succeeded, _ in answers.values()):
+            for nodeid in late:
+                self.silent.note(nodeid, why)
         return answers
+
+    def _note_unreachable(self, answers: Answers) -> None:
+        """Who said no has answered: another question may be one that it takes."""
+        for nodeid, (succeeded, result) in answers.items():
+            if not succeeded and is_unreachable(result):
+                self.silent.note(nodeid, result)
 
     def _run(self, query: sql.Composed, timeout_ms: int) -> Answers:
         """In one round trip, with its own time; the transaction goes on if it was not enough."""

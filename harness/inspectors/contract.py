@@ -61,6 +61,8 @@ class Reason(StrEnum):
     NOT_FOUND = "not_found"
     INPUT_INCOMPLETE = "input_incomplete"
     """An inspector that this one rests on was partial or unavailable."""
+    TOO_LARGE = "too_large"
+    """A row, or lists in it, did not fit into an answer; ``warnings`` say how much."""
     SERVER_GONE = "server_gone"
     """The connection to the coordinator was lost."""
     INTERNAL = "internal"
@@ -129,6 +131,7 @@ class Found(Generic[RowT_co]):
         message: what is missing, for people.
         warnings: what is good to know, each one line.
         facts: values of the cluster as a whole, beside the rows.
+        findings: what a person should act on; None: as the inspector's ``severity`` judges the rows.
     """
 
     rows: Sequence[RowT_co]
@@ -136,6 +139,7 @@ class Found(Generic[RowT_co]):
     message: str = ""
     warnings: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    findings: tuple[Finding, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,8 @@ class Envelope(Generic[RowT_co]):
         facts: values of the cluster as a whole.
         readonly_enforced: whether every node that was asked said that the role's default is read-only; None where
             that was not looked at.
+        findings: what of all rows, those that are cut too, a person should act on; no part of the document. None: the
+            rows here were not judged yet.
     """
 
     name: str
@@ -174,12 +180,14 @@ class Envelope(Generic[RowT_co]):
     volatile: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     readonly_enforced: bool | None = None
+    findings: tuple[Finding, ...] | None = field(default=None, compare=False, repr=False, metadata={"is_shown": False})
 
     def document(self) -> dict[str, Any]:
         """The envelope as what ``json.dumps`` takes: the same fields in the same order."""
         found: dict[str, Any] = asdict(self)
         found["rows"] = list(found["rows"])
         found["facts"] = dict(self.facts)
+        del found["findings"]
         return found
 
 

@@ -29,6 +29,12 @@ _SHIPPED: LiteralString = """SELECT pg_catalog.json_build_object(
   'rows', coalesce(({question})::json, '[]'::json))::text"""
 # How Citus says that it has no connection; its messages are not translated.
 _UNREACHABLE = ("failed to connect", "connection to the remote node", "connection not open", "could not establish")
+# How PostgreSQL says no, where a node's messages are not translated; Citus hands on no SQLSTATE.
+_REFUSALS = (
+    ("permission denied", Reason.INSUFFICIENT_PRIVILEGE),
+    ("canceling statement due to lock timeout", Reason.LOCK_TIMEOUT),
+    ("canceling statement due to statement timeout", Reason.STATEMENT_TIMEOUT),
+)
 
 
 @dataclass(frozen=True)
@@ -104,26 +110,39 @@ def gather(nodes: tuple[ClusterNode, ...], answers: Mapping[int, tuple[bool, str
     """The answers by node: ``answers`` has (success, result) by node id; who is missing there has failed."""
     rows: list[tuple[ClusterNode, dict[str, Any]]] = []
     answered: list[ClusterNode] = []
-    failed: list[FailedNode] = []
+    refused: list[tuple[ClusterNode, str]] = []
     enforced: list[bool] = []
     for node in nodes:
         if not node.is_asked:
             continue
         succeeded, result = answers.get(node.nodeid, (False, ""))
         if not succeeded:
-            failed.append(FailedNode(node.nodeid, node.name, _why(result, redactor)))
+            refused.append((node, result))
             continue
         document = json.loads(result)
         answered.append(node)
         enforced.append(document["readonly"] == "on")
         rows += [(node, each) for each in document["rows"]]
+    # What one node lacks is that node's trouble; what all of them lack is not in this version.
+    all_lack = not answered and all("does not exist" in result for _, result in refused)
+    failed = [FailedNode(node.nodeid, node.name, _why(result, redactor, all_lack=all_lack)) for node, result in refused]
     return Gathered(tuple(rows), tuple(answered), tuple(failed), all(enforced) if enforced else None)
 
 
-def _why(result: str, redactor: Redactor) -> str:
+def is_unreachable(result: str) -> bool:
+    """Whether Citus says so of a node that it asked: nobody is there, or nobody answers."""
+    words = result.strip().removeprefix("ERROR:").strip()
+    return not words or words.startswith(_UNREACHABLE)
+
+
+def _why(result: str, redactor: Redactor, *, all_lack: bool) -> str:
     if result == Reason.STATEMENT_TIMEOUT:
         return f"{Reason.STATEMENT_TIMEOUT}: it did not answer in time"
     words = redactor.message(result)
-    is_silent = not words or words.removeprefix("ERROR:").strip().startswith(_UNREACHABLE)
-    reason = Reason.NODE_UNREACHABLE if is_silent else Reason.NODE_FAILED
+    reason = Reason.UNSUPPORTED_VERSION if all_lack else Reason.NODE_FAILED
+    if is_unreachable(result):
+        reason = Reason.NODE_UNREACHABLE
+    for beginning, known in _REFUSALS:
+        if words.removeprefix("ERROR:").strip().startswith(beginning):
+            reason = known
     return f"{reason}: {words}" if words else str(reason)

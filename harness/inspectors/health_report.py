@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.inspectors import registry
-from harness.inspectors.advisor import EXPECTED, findings_of, require_some
+from harness.inspectors.advisor import EXPECTED, findings_of, is_judged, require_some
 from harness.inspectors.contract import Cost, Envelope, Found, Inspector, Reason, Severity, Status
 from harness.inspectors.inputs import Listing, required
 from harness.inspectors.run import look_within
@@ -68,7 +68,7 @@ def _row(position: int, envelope: Envelope[Any]) -> Row:
 
 
 def _is_unseen(envelope: Envelope[Any]) -> bool:
-    if envelope.status is Status.OK or envelope.reason in EXPECTED:
+    if is_judged(envelope) or envelope.reason in EXPECTED:
         return False
     return (envelope.name, envelope.reason) not in _BEYOND_THE_ROLE
 
@@ -97,16 +97,20 @@ def _look(session: Session, inputs: Inputs) -> Found[Row]:
     require_some(envelopes)
     rows = [_row(position, each) for position, each in enumerate(envelopes, start=1)]
     unseen = [each.name for each in envelopes if _is_unseen(each)]
-    severities = Counter(each.severity for envelope in envelopes[:-1] for each in findings_of(envelope))
+    # Without the advisor's, which says them again.
+    findings = tuple(each for envelope in envelopes[:-1] for each in findings_of(envelope))
+    severities = Counter(each.severity for each in findings)
+    missing = Reason.INTERNAL if any(each.status is Status.ERROR for each in envelopes) else Reason.INPUT_INCOMPLETE
     return Found(
         rows,
-        reason=Reason.INPUT_INCOMPLETE if unseen else None,
+        reason=missing if unseen else None,
         message=f"not seen, or not all of it: {', '.join(unseen)}" if unseen else "",
         facts={
             "overall": _overall(envelopes, rows),
             "findings": {each.value: severities[each] for each in Severity},
             "skipped": skipped,
         },
+        findings=findings,
     )
 
 

@@ -23,6 +23,8 @@ from harness.postgres.deadlines import DeadlineConnection
 
 Connection = psycopg.Connection[Any]
 APPLICATION_NAME = "harness inspect"
+# The first one that the inspectors are proven on; what older ones have is not what they read.
+_OLDEST_CITUS = 14
 # The server's own timeouts come first: this one ends a wait for a server that is frozen.
 _DEADLINE_SPARE_S = 3.0
 _SESSION: LiteralString = """
@@ -174,3 +176,21 @@ def open_session(connection: Connection, limits: Limits, cost: Cost, redactor: R
         host, port = connection.execute(_HERE).fetchall()[0]
         nodes = (ClusterNode(0, 0, host, port, should_have_shards=False), *nodes)
     return replace(session, nodes=nodes, local_group=group, citus_version=library)
+
+
+def require_citus(session: Session) -> None:
+    """What an inspector that needs Citus can be asked about.
+
+    Raises:
+        Unavailable: the database has no Citus, or one that is too old.
+    """
+    if not session.citus_version:
+        raise Unavailable(
+            Reason.CITUS_MISSING, f"the database {session.database} has no Citus: it needs CREATE EXTENSION citus"
+        )
+    major = session.citus_version.partition(".")[0]
+    if major.isdigit() and int(major) < _OLDEST_CITUS:
+        raise Unavailable(
+            Reason.UNSUPPORTED_VERSION,
+            f"this is Citus {session.citus_version}: the inspectors are for Citus {_OLDEST_CITUS} and newer",
+        )

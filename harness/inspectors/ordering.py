@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from harness.errors import BadInputError
 from harness.inspectors.redaction import CELL_CHARACTERS, shorten
 
 MOST_BYTES = 256 * 1024
+# Elements of a list in a row that is too large for an answer: from here on halved until it fits.
+_MOST_LISTED = 1024
 
 
 def _key(value: Any) -> Any:
@@ -101,11 +104,73 @@ def _cut(value: Any) -> Any:
     return value
 
 
-def fitting(rows: Sequence[Any], most_bytes: int = MOST_BYTES) -> int:
-    """How many rows from the first fit into an answer of so many bytes of JSON."""
+@dataclass(frozen=True)
+class Page:
+    """As many rows as fit into an answer.
+
+    Attributes:
+        rows: their cells cut, and their lists too where a row is too large by itself.
+        passed: how many rows the page has come past; the next one begins behind them.
+        left_off: what of them is not in ``rows``, a line each.
+    """
+
+    rows: tuple[Any, ...]
+    passed: int
+    left_off: tuple[str, ...]
+
+
+def fill_page(rows: Sequence[Any], most_bytes: int = MOST_BYTES) -> Page:
+    """The rows from the first that fit into an answer of so many bytes of JSON.
+
+    A row that does not fit by itself is shown with shorter lists; one that does not fit then is passed over. Both are
+    told.
+    """
+    shown: list[Any] = []
+    told: list[str] = []
     size = 0
-    for count, row in enumerate(rows):
-        size += len(json.dumps(asdict(row), ensure_ascii=False).encode("utf-8", "surrogatepass")) + 2
+    for passed, row in enumerate(rows):
+        fitted, row_size, left_off = _fit(cut_cells(row), most_bytes)
+        size += row_size
         if size > most_bytes:
-            return count
-    return len(rows)
+            return Page(tuple(shown), passed, tuple(told))
+        place = f"row {passed + 1} has more than {most_bytes} bytes"
+        if fitted is None:
+            told.append(f"{place}: it is left out")
+            continue
+        if left_off:
+            told.append(f"{place}: {', '.join(f'{count} {name}' for name, count in left_off.items())} are left off")
+        shown.append(fitted)
+    return Page(tuple(shown), len(rows), tuple(told))
+
+
+def _size(row: Any) -> int:
+    return len(json.dumps(asdict(row), ensure_ascii=False).encode("utf-8", "surrogatepass")) + 2
+
+
+def _fit(row: Any, most_bytes: int) -> tuple[Any, int, Counter[str]]:
+    """The row, if need be with shorter lists; its size; how many elements of which list are missing.
+
+    None and 0 for one that is too large with no list at all.
+    """
+    size = _size(row)
+    if size <= most_bytes:
+        return row, size, Counter()
+    for halvings in range(_MOST_LISTED.bit_length() + 1):
+        left_off: Counter[str] = Counter()
+        fitted = _cap(row, _MOST_LISTED >> halvings, left_off)
+        size = _size(fitted)
+        if size <= most_bytes:
+            return fitted, size, left_off
+    return None, 0, Counter()
+
+
+def _cap(value: Any, most: int, left_off: Counter[str], name: str = "") -> Any:
+    """The same with at most so many elements in every list."""
+    if isinstance(value, tuple):
+        if len(value) > most:
+            left_off[name] += len(value) - most
+        return tuple(_cap(each, most, left_off, name) for each in value[:most])
+    if is_dataclass(value) and not isinstance(value, type):
+        capped = {each.name: _cap(getattr(value, each.name), most, left_off, each.name) for each in fields(value)}
+        return replace(value, **capped)
+    return value

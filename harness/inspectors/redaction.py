@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,14 +15,43 @@ StatementMode = Literal["fingerprint", "truncated"]
 # Statements whose text may be shown once its literals are gone; of all others only the command is, since what they
 # have instead of literals may be a secret too (SET, CREATE USER MAPPING, COPY .. PROGRAM).
 _SHOWN = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "VALUES", "TABLE"})
+# What stands in double quotes right behind one of these words is a name. Everything else that PostgreSQL quotes may be
+# somebody's data, with quotes in it that are not doubled: masked up to the line's last quote.
+_NAMED = (
+    "aggregate|attribute|collation|column|configuration|constraint|conversion|database|dictionary|domain|encoding"
+    "|extension|function|host|host name|index|language|library|operator|parameter|parser|partition|policy|procedure"
+    "|publication|relation|role|routine|rule|schema|sequence|server|server at|server on socket|statistics object"
+    "|subscription|table|tablespace|template|trigger|type|user|view|wrapper"
+)
+# Quotes of other languages, in which a server may be told to speak, are masked too.
+_SAID: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"(\bKey \(.*?\)=|\brow contains )\((?:.*\)|.*)", re.IGNORECASE), r"\1(?)"),
+    (
+        re.compile(rf'(\b(?:{_NAMED}) "[^"]*")|"(?:.*"|.*)|[«»„“”「『\u2039\u203a].*', re.IGNORECASE),
+        lambda m: m[1] or "?",
+    ),
+    (re.compile(r"'[^']*(?:'|\Z)"), "?"),
+)
 _WORD = re.compile(r"[A-Za-z_]+")
+# First words of a statement of SQL, of one of the replication's, and of what autovacuum shows itself as. Any other
+# first word is somebody's text that was sent by mistake.
+_FIRST_WORDS = """
+    ABORT ALTER ANALYSE ANALYZE BEGIN CALL CHECKPOINT CLOSE CLUSTER COMMENT COMMIT COPY CREATE DEALLOCATE DECLARE DELETE
+    DISCARD DO DROP END EXECUTE EXPLAIN FETCH GRANT IMPORT INSERT LISTEN LOAD LOCK MERGE MOVE NOTIFY PREPARE REASSIGN
+    REFRESH REINDEX RELEASE RESET REVOKE ROLLBACK SAVEPOINT SECURITY SELECT SET SHOW START TABLE TRUNCATE UNLISTEN
+    UPDATE VACUUM VALUES WITH
+    BASE_BACKUP CREATE_REPLICATION_SLOT DROP_REPLICATION_SLOT IDENTIFY_SYSTEM READ_REPLICATION_SLOT START_REPLICATION
+    TIMELINE_HISTORY AUTOVACUUM
+"""
+_COMMANDS = frozenset(_FIRST_WORDS.split())
 # One token of SQL that is no plain character. An end that is missing, as in a text that the server cut, is the end of
-# the text: what began as a literal never shows.
+# the text: what began as a literal never shows. Whether a backslash before a quote keeps a plain literal open is up to
+# the session's standard_conforming_strings, which we do not know: all that follows is taken for the literal.
 _TOKEN = re.compile(
     r"""
       (?P<line>--[^\n]*)
     | (?P<escaped>\b[eE]'(?:[^'\\]|\\.|'')*(?:'|\\?\Z))
-    | (?P<quoted>(?:\b(?:[uU]&|[bBxXnN]))?'(?:[^']|'')*(?:'|\Z))
+    | (?P<quoted>(?:\b(?:[uU]&|[bBxXnN]))?'(?:[^'\\]|''|\\(?!'))*(?:'|\\'.*|\Z))
     | (?P<identifier>(?:\b[uU]&)?"(?:[^"]|"")*(?:"|\Z))
     | (?P<dollar>(?<![\w$])\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?(?:\$(?P=tag)\$|\Z))
     | (?P<parameter>\$\d+)
@@ -72,9 +102,10 @@ def _after_comment(text: str, at: int) -> int:
 
 
 def command(text: str) -> str:
-    """The first word of a statement in capitals, such as ``SELECT``; empty where there is none."""
+    """The first word of a statement in capitals, such as ``SELECT``; ``?`` for one of no SQL, empty where none is."""
     found = _WORD.match(_TOKEN.sub(_mask, _without_block_comments(text)).lstrip("( \t\r\n;"))
-    return found[0].upper() if found else ""
+    word = found[0].upper() if found else ""
+    return word if word in _COMMANDS or not word else "?"
 
 
 def shorten(text: str, most: int = CELL_CHARACTERS) -> str:
@@ -120,11 +151,13 @@ class Redactor:
         return hmac.digest(self.key, f"{colocation_id}:{value}".encode(), "sha256").hex()[:16]
 
     def message(self, text: str | None) -> str:
-        """The first line of what a server said, without passwords and quoted values, at most 200 characters.
+        """The first line of what a server said, without passwords and values, at most 200 characters.
 
-        What stands in double quotes is a name and stays.
+        What stands in double quotes stays where the word before them says that it is a name.
         """
         if not text or not text.strip():
             return ""
-        line = re.sub(r"'[^']*(?:'|\Z)", "?", redact(text.strip().splitlines()[0]))
+        line = redact(text.strip().splitlines()[0])
+        for pattern, shown in _SAID:
+            line = pattern.sub(shown, line)
         return shorten(line)

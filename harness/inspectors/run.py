@@ -9,14 +9,13 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-import psycopg
 from psycopg import errors
 
-from harness.errors import LockedError, WaitTimeoutError
+from harness.errors import HarnessError, LockedError, WaitTimeoutError
 from harness.inspectors import inputs as reading
-from harness.inspectors import opening, ordering, registry
+from harness.inspectors import opening, ordering, reasons, registry
 from harness.inspectors.asking import Silent
-from harness.inspectors.contract import Envelope, Found, Inspector, Reason, Status, Unavailable
+from harness.inspectors.contract import Envelope, Finding, Found, Inspector, Reason, Status, Unavailable
 from harness.inspectors.limits import Limits
 from harness.inspectors.opening import Connection
 from harness.inspectors.redaction import Redactor
@@ -29,23 +28,6 @@ __all__ = ["Inspection", "Limits", "inspect", "look_within"]
 MOST_AT_ONCE = 4
 _PATIENCE_S = 30.0
 _slots = threading.BoundedSemaphore(MOST_AT_ONCE)
-
-_REASONS: tuple[tuple[type[psycopg.Error], Reason], ...] = (
-    (errors.InsufficientPrivilege, Reason.INSUFFICIENT_PRIVILEGE),
-    (errors.LockNotAvailable, Reason.LOCK_TIMEOUT),
-    (errors.QueryCanceled, Reason.STATEMENT_TIMEOUT),
-    (errors.ObjectNotInPrerequisiteState, Reason.NOT_PRELOADED),
-    (errors.UndefinedTable, Reason.UNSUPPORTED_VERSION),
-    (errors.UndefinedColumn, Reason.UNSUPPORTED_VERSION),
-    (errors.UndefinedFunction, Reason.UNSUPPORTED_VERSION),
-    (errors.UndefinedObject, Reason.UNSUPPORTED_VERSION),
-)
-# Of nodes that failed, the worst first.
-_NODE_VERBS: tuple[tuple[Reason, str], ...] = (
-    (Reason.NODE_UNREACHABLE, "cannot be reached"),
-    (Reason.STATEMENT_TIMEOUT, "did not answer in time"),
-    (Reason.NODE_FAILED, "did not answer"),
-)
 
 
 def default_redactor() -> Redactor:
@@ -112,7 +94,9 @@ class Inspection:
                 session = opening.open_session(self._connection, self.limits, inspector.cost, self.redactor)
                 session.known, session.silent = known, self._silent
                 return _answer(inspector, given, session)
-        except (Unavailable, psycopg.Error, WaitTimeoutError) as error:
+        except Exception as error:
+            if isinstance(error, HarnessError) and not isinstance(error, WaitTimeoutError):
+                raise
             return _failure(inspector, given, error, self._connection, self.redactor)
 
     def close(self) -> None:
@@ -165,8 +149,8 @@ def look_within(session: Session, name: str, values: Mapping[str, Any] | None = 
         if session.citus_version:
             connection.execute(opening.citus_settings(session.limits, inspector.cost))
         found = _answer(inspector, given, inner)
-    except (Unavailable, psycopg.Error, WaitTimeoutError) as error:
-        if connection.closed:
+    except Exception as error:
+        if connection.closed or (isinstance(error, HarnessError) and not isinstance(error, WaitTimeoutError)):
             raise
         found = _failure(inspector, given, error, connection, session.redactor)
     finally:
@@ -179,34 +163,32 @@ def look_within(session: Session, name: str, values: Mapping[str, Any] | None = 
 
 
 def _answer(inspector: Inspector[Any, Any], given: reading.Listing, session: Session) -> Envelope[Any]:
-    if inspector.needs_citus and not session.citus_version:
-        raise Unavailable(
-            Reason.CITUS_MISSING, f"the database {session.database} has no Citus: it needs CREATE EXTENSION citus"
-        )
+    if inspector.needs_citus:
+        opening.require_citus(session)
     with _noticed(session) as notices:
-        found = inspector.look(session, given)
-    reason, message = _missing(found, session, notices)
-    rows = ordering.sort_rows(found.rows, inspector.ordering)
+        found = _look(inspector, given, session)
+    reason, message = reasons.of_answer(found, session, notices)
+    everything = ordering.sort_rows(found.rows, inspector.ordering)
+    rows = everything
     if given.cursor is not None:
         rows = ordering.rows_after(rows, inspector.name, inspector.ordering, given.cursor)
     wanted = rows[: given.limit]
-    shown = [ordering.cut_cells(row) for row in wanted]
-    count = ordering.fitting(shown, session.limits.most_bytes)
-    warnings = [*found.warnings, *(session.redactor.message(text) for _, text in notices)]
-    if count < len(shown):
-        warnings.append(f"{count} of {len(shown)} rows are here: more than {session.limits.most_bytes} bytes")
-    is_cut = count < len(rows)
-    return Envelope(
+    page = ordering.fill_page(wanted, session.limits.most_bytes)
+    warnings = [*found.warnings, *(session.redactor.message(text) for _, text in notices), *page.left_off]
+    if page.passed < len(wanted):
+        warnings.append(f"{page.passed} of {len(wanted)} rows are here: more than {session.limits.most_bytes} bytes")
+    if page.left_off and reason is None:
+        reason, message = Reason.TOO_LARGE, f"not all of it fits into {session.limits.most_bytes} bytes: see warnings"
+    is_cut = page.passed < len(rows)
+    envelope: Envelope[Any] = Envelope(
         name=inspector.name,
-        status=Status.OK if reason is None else Status.PARTIAL,
+        status=_status(reason),
         reason=reason,
         message=message,
-        rows=tuple(shown[:count]),
+        rows=page.rows,
         truncated=is_cut,
         row_limit=given.limit,
-        next_cursor=ordering.make_cursor(inspector.name, wanted[count - 1], inspector.ordering)
-        if is_cut and count
-        else None,
+        next_cursor=ordering.make_cursor(inspector.name, rows[page.passed - 1], inspector.ordering) if is_cut else None,
         nodes=session.seen(),
         warnings=tuple(dict.fromkeys(warnings)),
         ordering=inspector.ordering,
@@ -214,6 +196,33 @@ def _answer(inspector: Inspector[Any, Any], given: reading.Listing, session: Ses
         facts=dict(found.facts),
         readonly_enforced=session.readonly_enforced,
     )
+    return replace(envelope, findings=_findings(inspector, found, replace(envelope, rows=tuple(everything))))
+
+
+def _status(reason: Reason | None) -> Status:
+    if reason is None:
+        return Status.OK
+    return Status.ERROR if reason is Reason.INTERNAL else Status.PARTIAL
+
+
+def _look(inspector: Inspector[Any, Any], given: reading.Listing, session: Session) -> Found[Any]:
+    try:
+        return inspector.look(session, given)
+    except Unavailable as error:
+        # A look knows that no node answered; why, its nodes have said.
+        reason, message = reasons.of_nodes(session.failed.values())
+        if error.reason is not Reason.NODE_UNREACHABLE or reason in {None, error.reason}:
+            raise
+        raise Unavailable(reason, message) from None
+
+
+def _findings(inspector: Inspector[Any, Any], found: Found[Any], whole: Envelope[Any]) -> tuple[Finding, ...]:
+    """Judged by all rows, whichever of them are asked for: the hundred-and-first may be the bad one."""
+    if found.findings is not None:
+        return found.findings
+    if inspector.severity is None:
+        return ()
+    return tuple(inspector.severity(replace(whole, rows=tuple(map(ordering.cut_cells, whole.rows)))))
 
 
 @contextlib.contextmanager
@@ -232,36 +241,14 @@ def _noticed(session: Session) -> Iterator[list[tuple[str, str]]]:
         session.connection.remove_notice_handler(note)
 
 
-def _missing(found: Found[Any], session: Session, notices: list[tuple[str, str]]) -> tuple[Reason | None, str]:
-    """Why an answer is not whole: as the look says, else by the nodes that failed, else by a warning."""
-    failed = sorted(session.failed.values(), key=lambda each: each.nodeid)
-    by_nodes: tuple[Reason | None, str] = (None, "")
-    for reason, verb in _NODE_VERBS:
-        if any(each.reason.startswith(reason) for each in failed):
-            by_nodes = reason, f"{', '.join(each.node for each in failed)} {verb}"
-            break
-    if found.reason is not None:
-        is_said = all(each.node in found.message for each in failed)
-        return found.reason, found.message if is_said else f"{found.message}; {by_nodes[1]}"
-    if failed:
-        return by_nodes
-    for sqlstate, message in notices:
-        words = session.redactor.message(message)
-        if sqlstate == errors.InsufficientPrivilege.sqlstate:
-            return Reason.INSUFFICIENT_PRIVILEGE, words
-        if sqlstate.startswith("08"):
-            return Reason.NODE_UNREACHABLE, words
-    return None, ""
-
-
 def _failure(
     inspector: Inspector[Any, Any],
     given: reading.Listing,
-    error: Unavailable | psycopg.Error | WaitTimeoutError,
+    error: Exception,
     connection: Connection,
     redactor: Redactor,
 ) -> Envelope[Any]:
-    reason, message = _explain(error, connection, redactor)
+    reason, message = reasons.of_error(error, is_gone=connection.closed, redactor=redactor)
     return Envelope(
         name=inspector.name,
         status=Status.ERROR if reason is Reason.INTERNAL else Status.UNAVAILABLE,
@@ -271,21 +258,3 @@ def _failure(
         ordering=inspector.ordering,
         volatile=tuple(sorted(inspector.volatile)),
     )
-
-
-def _explain(
-    error: Unavailable | psycopg.Error | WaitTimeoutError, connection: Connection, redactor: Redactor
-) -> tuple[Reason, str]:
-    if isinstance(error, Unavailable):
-        return error.reason, error.message
-    if isinstance(error, WaitTimeoutError):
-        return Reason.STATEMENT_TIMEOUT, "the coordinator does not answer"
-    message = redactor.message(error.diag.message_primary or str(error))
-    if connection.closed or (error.sqlstate or "").startswith("57P"):
-        return Reason.SERVER_GONE, message
-    for kind, reason in _REASONS:
-        if isinstance(error, kind):
-            return reason, message
-    if (error.sqlstate or "").startswith("08"):
-        return Reason.NODE_UNREACHABLE, message
-    return Reason.INTERNAL, f"{message} ({error.sqlstate})"

@@ -99,7 +99,8 @@ class Row:
 class _Initiator:
     """What the node that began transactions knows of them."""
 
-    records: Mapping[tuple[int, str], str]
+    # By group and name: the transaction that it hangs on; None in a record that a Citus before 13.1 wrote.
+    records: Mapping[tuple[int, str], str | None]
     record_count: int
     active: frozenset[int]
     sees_all: bool
@@ -123,9 +124,9 @@ def _state(node: ClusterNode, gid: str, number: int, initiator: _Initiator | Non
         return "unknown_initiator"
     if number in initiator.active or is_new:
         return "in_flight"
-    outer = initiator.records.get((node.groupid, gid))
-    if outer is not None:
-        return "commit_pending" if outer in {None, "0"} else "outer_pending"
+    record = (node.groupid, gid)
+    if record in initiator.records:
+        return "commit_pending" if initiator.records[record] in {None, "0"} else "outer_pending"
     if len(initiator.records) < initiator.record_count:
         return "unknown_initiator"
     return "rollback_pending" if initiator.sees_all else "unknown"

@@ -10,6 +10,8 @@ from typing import Any
 from harness.errors import BadInputError, HarnessError
 from harness.inspectors import inputs, registry
 from harness.inspectors.contract import Inspector
+from harness.inspectors.limits import Limits
+from harness.inspectors.ordering import MOST_BYTES
 from harness.inspectors.report.shapes import envelope_schema, to_json
 from harness.inspectors.run import inspect
 from harness.logs import redact
@@ -17,6 +19,8 @@ from harness.report.text import without_surrogates
 
 # What shows values of customers is the operator's to allow, not the assistant's: `harness mcp --reveal-tenants`.
 OPERATOR_ONLY = frozenset({"reveal_tenants"})
+# An answer is sent twice, as it is and as JSON in a text, where a quotation mark takes twice as much: 256 kB together.
+LIMITS = Limits(most_bytes=MOST_BYTES // 3 - 8 * 1024)
 INSTRUCTIONS = (
     "Read-only looks at one Citus cluster. Start with citus_health_report (what is wrong, and which looks could not be"
     " made) or citus_cluster_summary; then ask the inspector that a finding names. `status` is ok, partial (some node"
@@ -110,7 +114,7 @@ def call(dsn: str, name: str, arguments: Mapping[str, Any], *, may_reveal: bool 
                 f"{', '.join(sorted(hidden))} is not offered by this server",
                 hint="whoever starts it may allow it: harness mcp --reveal-tenants",
             )
-        document: dict[str, Any] = to_json(inspect(dsn, name, arguments))
+        document: dict[str, Any] = to_json(inspect(dsn, name, arguments, limits=LIMITS))
     except HarnessError as error:
         words = redact(f"{error.message}\nhint: {error.hint}" if error.hint else error.message)
         return Answer(without_surrogates(words), None)

@@ -76,24 +76,28 @@ def test_statement_on_shards_shows_what_its_workers_wait_for(live: Standard) -> 
 
 
 def test_idle_sessions_are_counted_and_shown_when_asked_for(live: Standard) -> None:
-    with opened(live.cluster.workers[1]) as session:
+    tag = "idle, of this test"
+    tagging = f"SET application_name = '{tag}'"
+    with (
+        opened(live.cluster.workers[1], tagging) as session,
+        opened(live.cluster.workers[1], tagging),
+        opened(live.cluster.coordinator, tagging),
+    ):
         gpid = gpid_of(session)
         usual = look_whole(live.dsn(), NAME)
         everything = look_whole(live.dsn(), NAME, include_idle=True, limit=1000)
         idle = look_whole(live.dsn(), NAME, state="idle", limit=1000)
-        clients = sum(
-            node.value(
-                "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'idle'"
-                " AND application_name NOT LIKE 'citus\\_%%' AND pid <> pg_backend_pid()"
-            )
-            for node in live.cluster.nodes
-        )
     assert gpid not in {row.gpid for row in usual.rows}
     (row,) = [each for each in everything.rows if each.gpid == gpid]
     assert (row.node, row.state, row.xact_ms) == (live.node_names[2], "idle", None)
-    assert {each.gpid for each in idle.rows} == {each.gpid for each in everything.rows if each.state == "idle"}
-    # The nodes' own connections of this test are idle while the look runs, and one of them is busy when it asks.
-    assert usual.facts["sessions_by_state"]["idle"] == clients + len(live.cluster.nodes)
+    assert tag not in {row.app for row in usual.rows}
+    tagged = [live.node_names[0], live.node_names[2], live.node_names[2]]
+    for found in (everything, idle):
+        assert sorted(row.node for row in found.rows if row.app == tag) == sorted(tagged)
+        counted = sum(row.state == "idle" and not row.is_worker for row in found.rows)
+        assert found.facts["sessions_by_state"]["idle"] == counted >= len(tagged)
+    assert {row.state for row in idle.rows} == {"idle"}
+    assert usual.facts["sessions_by_state"]["idle"] >= len(tagged)
 
 
 def test_look_leaves_out_itself_and_the_daemons(live: Standard) -> None:

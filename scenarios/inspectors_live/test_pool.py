@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from psycopg import sql
+
 from harness.inspectors import Reason
 from harness.inspectors.contract import Severity
 from scenarios.inspectors.fixture_standard import Standard
@@ -63,6 +65,27 @@ def test_outbound_connections_need_their_own_right(live: Standard) -> None:
     with opened(live.cluster.coordinator):
         assert all(row.hidden > 0 for row in look(live.dsn("plain"), NAME).rows[:1])
     # What setup-role makes has the right, on every node.
+    assert look_whole(live.dsn("inspector"), NAME).rows[1].outbound is not None
+
+
+def test_right_to_outbound_connections_is_each_nodes_own(live: Standard) -> None:
+    """A worker that was added after setup-role has no GRANT: its row stays, without what is hidden."""
+    role, worker = sql.Identifier("inspector"), live.cluster.workers[0]
+    function = sql.SQL("citus_remote_connection_stats()")
+    with worker.connect() as session:
+        session.execute("SET citus.enable_ddl_propagation = off")
+        session.execute(sql.SQL("REVOKE EXECUTE ON FUNCTION {} FROM {}").format(function, role))
+        try:
+            found = look(live.dsn("inspector"), NAME)
+        finally:
+            session.execute(sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(function, role))
+    assert_partial(found, Reason.INSUFFICIENT_PRIVILEGE, "GRANT EXECUTE", live.node_names[1])
+    assert live.node_names[0] not in found.message
+    assert live.node_names[2] not in found.message
+    assert found.nodes.failed == ()
+    assert [row.node for row in found.rows] == list(live.node_names)
+    assert [row.outbound is None for row in found.rows] == [False, True, False]
+    assert found.rows[0].outbound
     assert look_whole(live.dsn("inspector"), NAME).rows[1].outbound is not None
 
 

@@ -18,6 +18,7 @@ from harness.faults.transactions import prepared
 from harness.inspectors import Reason, Status, stream_tables
 from harness.inspectors.contract import Severity
 from harness.inspectors.registry import get
+from harness.inspectors.stream_tables import question
 from harness.postgres import AdministeredNode, Node
 from harness.trickle import StreamTables
 from harness.trickle import repair as repairing
@@ -126,6 +127,20 @@ def test_lag_and_buffers_are_told_by_node_and_shard_as_the_nodes_have_them(shop:
     assert findings(found) == []
 
 
+def test_buffer_with_more_rows_than_are_counted_has_at_least_so_many(
+    shop: Cluster[AdministeredNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _change(shop.coordinator)
+    monkeypatch.setattr(question, "MOST_ROWS", 3)
+    rows = _rows(look_whole(shop.coordinator.dsn(), NAME))
+    (source,) = rows["balances"].sources
+    counted = [min(count, 4) for _node, count in _buffered(shop, source.stable_name).values()]
+    assert 4 in counted
+    assert [shard.rows for shard in source.shards] == counted
+    assert (rows["balances"].pending_rows, rows["balances"].pending_source) == (sum(counted), "at_least")
+    assert rows['na"mes'].pending_source == "exact"
+
+
 def test_refresh_empties_what_waits_and_is_in_the_history(shop: Cluster[AdministeredNode]) -> None:
     _change(shop.coordinator)
     with shop.coordinator.connect() as connection, StreamTables(connection) as tables:
@@ -213,12 +228,20 @@ def test_trigger_that_is_switched_off_on_one_shard_is_damage(shop: Cluster[Admin
 def test_table_whose_refreshes_fail_says_so_without_values(shop: Cluster[AdministeredNode]) -> None:
     shop.sql(
         "UPDATE pgtrickle.pgt_stream_tables SET status = 'ERROR', consecutive_errors = 3,"
-        " suspended_reason = '3 failed refreshes in a row: invalid input ''hush-1234''' WHERE pgt_name = 'balances'"
+        " suspended_reason = '3 failed refreshes in a row: invalid input ''hush-1234''' WHERE pgt_name = 'balances';"
+        " UPDATE pgtrickle.pgt_stream_tables SET suspended_reason = '1 failed refreshes in a row: invalid input syntax"
+        " for type integer: \"hush-1234\"' WHERE pgt_name <> 'balances';"
+        " UPDATE pgtrickle.pgt_refresh_history SET status = 'FAILED',"
+        " reason = 'a row id was taken (Key (n)=(hush-1234))',"
+        " error_message = 'invalid input syntax for type integer: \"hush-1234\"'"
     )
     found = look_whole(shop.coordinator.dsn(), NAME)
     row = _rows(found)["balances"]
     assert (row.status, row.consecutive_errors) == ("ERROR", 3)
     assert row.suspended_reason.startswith("3 failed refreshes in a row: invalid input")
+    assert {refresh.error for each in found.rows for refresh in each.refreshes} == {
+        "invalid input syntax for type integer: ?"
+    }
     assert "hush" not in repr(found)
     assert [(each.rule, each.severity) for each in findings(found)] == [("stream_table_error", Severity.ERROR)]
 

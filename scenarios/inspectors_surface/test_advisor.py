@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import typing
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import psycopg
 import pytest
@@ -301,6 +304,29 @@ def test_severity_of_a_look_that_could_not_be_made_is_none_above_info(name: str)
     for reason in Reason:
         envelope: Envelope[object] = Envelope(name, Status.UNAVAILABLE, reason, "why")
         assert {each.severity for each in findings_of(envelope)} <= {Severity.INFO}
+
+
+def _unknown(kind: type[Any], *, flags: bool) -> Any:
+    """A row in which everything is unknown that can be, and nothing is counted."""
+    hints = typing.get_type_hints(kind)
+
+    def value(hint: Any) -> Any:
+        parts = typing.get_args(hint)
+        if type(None) in parts:
+            return None
+        if typing.get_origin(hint) is typing.Literal:
+            return parts[0]
+        return {str: "x", int: 0, float: 0.0, bool: flags, tuple: ()}[typing.get_origin(hint) or hint]
+
+    return kind(**{each.name: value(hints[each.name]) for each in dataclasses.fields(kind)})
+
+
+@pytest.mark.parametrize("name", [each.name for each in registry.all_() if each.cost is not Cost.SUM])
+@pytest.mark.parametrize("flags", [False, True])
+def test_what_is_not_known_of_a_row_is_no_error(name: str, flags: bool) -> None:
+    row = _unknown(registry.get(name).row, flags=flags)
+    envelope: Envelope[object] = Envelope(name, Status.PARTIAL, Reason.NODE_UNREACHABLE, "why", (row,))
+    assert Severity.ERROR not in {each.severity for each in findings_of(envelope)}
 
 
 def test_every_source_of_a_rule_is_an_inspector_that_rests_on_none() -> None:

@@ -120,6 +120,10 @@ def test_all_with_a_dead_worker_is_1_and_names_it_everywhere(make_cluster: MakeC
         assert [node["node"] for node in each["nodes"]["failed"]] == [name]
         assert each["status"] != "ok"
     assert [each["rule"] for each in done.document["findings"] if each["severity"] == "error"] == ["node_unreachable"]
+    health = run("citus_health_report", "--json", dsn=cluster.coordinator.dsn())
+    assert health.code == 1
+    errors = [(each["rule"], each["target"]) for each in health.document["findings"] if each["severity"] == "error"]
+    assert errors == [("node_unreachable", name)]
 
 
 def test_all_of_a_frozen_worker_ends_near_its_deadline_and_says_what_is_left(
@@ -150,6 +154,32 @@ def test_all_of_a_database_without_citus_is_3(standard: Standard, tmp_path: Path
     reasons = {each["reason"] for each in done.document["inspectors"] if registry.get(each["name"]).needs_citus}
     assert reasons == {"citus_missing"}
     assert done.code == 3
+
+
+def test_database_with_names_in_no_encoding_is_an_error_of_the_inspectors_that_read_them(
+    standard: Standard, tmp_path: Path
+) -> None:
+    coordinator = standard.cluster.coordinator
+    coordinator.sql("CREATE DATABASE bytes TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+    try:
+        with psycopg.connect(coordinator.dsn("bytes"), autocommit=True, client_encoding="SQL_ASCII") as connection:
+            connection.execute("CREATE EXTENSION citus")
+            connection.execute(b'CREATE TABLE "planted\xff" (at date) PARTITION BY RANGE (at)')
+            connection.execute(
+                b"CREATE TABLE part PARTITION OF \"planted\xff\" FOR VALUES FROM ('-infinity') TO ('now')"
+            )
+        done = run("--all", "--json", "--report", str(tmp_path), dsn=coordinator.dsn("bytes"))
+    finally:
+        coordinator.sql("DROP DATABASE bytes WITH (FORCE)")
+    _validate(done.document)
+    statuses = {each["name"]: each["status"] for each in done.document["inspectors"]}
+    assert len(statuses) + len(done.document["skipped"]) == len(registry.names())
+    assert (statuses["list_nodes"], statuses["citus_time_partitions_inspector"]) == ("ok", "error")
+    assert done.code == 3
+    (parts,) = (each for each in done.document["inspectors"] if each["name"] == "citus_time_partitions_inspector")
+    assert parts["reason"] == "internal"
+    assert "22021" in parts["message"]
+    assert "planted" not in done.out
 
 
 def test_all_watched_as_json_gives_a_document_a_line(standard: Standard, tmp_path: Path) -> None:

@@ -15,14 +15,15 @@ from harness.inspectors.advisor.rules import (
     Rule,
     findings_of,
     focus_of,
+    is_judged,
     require_some,
 )
-from harness.inspectors.contract import Cost, Envelope, Finding, Found, Inspector, Reason, Severity, Status
+from harness.inspectors.contract import Cost, Envelope, Finding, Found, Inspector, Reason, Severity
 from harness.inspectors.inputs import Listing, choice
 from harness.inspectors.run import look_within
 from harness.inspectors.session import Session
 
-__all__ = ["EXPECTED", "INSPECTOR", "Inputs", "Row", "findings_of", "require_some"]
+__all__ = ["EXPECTED", "INSPECTOR", "Inputs", "Row", "findings_of", "is_judged", "require_some"]
 
 _RANKS = {severity: rank for rank, severity in enumerate(Severity, start=1)}
 
@@ -89,10 +90,8 @@ def _verdict(rule: Rule, envelope: Envelope[Any], counts: Counter[tuple[str, str
     count = counts[envelope.name, rule.name]
     if count:
         return f"{count} found"
-    if envelope.status is not Status.OK:
+    if not is_judged(envelope):
         return f"skipped: {envelope.reason or envelope.status}"
-    if envelope.truncated:
-        return "skipped: truncated"
     return "ok"
 
 

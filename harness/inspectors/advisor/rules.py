@@ -101,12 +101,19 @@ def findings_of(envelope: Envelope[Any]) -> tuple[Finding, ...]:
         envelope: of any inspector; one that could not look has no rows, and still may be told about.
     """
     inspector = registry.get(envelope.name)
-    found = list(inspector.severity(envelope)) if inspector.severity is not None else []
+    found = list(envelope.findings or ())
+    if envelope.findings is None and inspector.severity is not None:
+        found += inspector.severity(envelope)
     for rule in RULES:
         if rule.source == envelope.name and rule.check is not None:
             found += rule.check(envelope)
     unique = {(each.rule, each.scope, each.target): each for each in reversed(found)}
     return tuple(reversed(unique.values()))
+
+
+def is_judged(envelope: Envelope[Any]) -> bool:
+    """Whether everything was seen that there is: what is only cut to fit into an answer has been judged before."""
+    return envelope.status is Status.OK or envelope.reason is Reason.TOO_LARGE
 
 
 def require_some(envelopes: Sequence[Envelope[Any]]) -> None:

@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from harness.chain.connection import describe_dsn
+from harness.errors import ConnectionRefusedByInput, LockedError
 from harness.inspectors import registry
 from harness.inspectors.advisor import findings_of
 from harness.inspectors.contract import Cost, Envelope, Inspector, Reason, Status
 from harness.inspectors.inputs import required
 from harness.inspectors.report.model import Look, Report, Skipped
 from harness.inspectors.run import Inspection
+from harness.logs import redact
 
 # A pipeline that waits for a report of a broken cluster: a hung node costs each inspector its timeout.
 DEADLINE_S = 60.0
@@ -64,28 +66,46 @@ def report_all(inspection: Inspection, dsn: str, *, deadline_s: float = DEADLINE
         inspection: of the cluster.
         dsn: where that is, for people.
         deadline_s: how long all of it may take, in seconds; a look that has begun ends by its own timeouts.
+
+    Raises:
+        ConnectionRefusedByInput, LockedError: the first look could not be made. Of a later one that is told in its
+            place: what was seen before is not lost.
     """
     started, started_at = time.monotonic(), _now()
     looks: list[Look] = []
     skipped: list[Skipped] = []
     known: dict[str, Envelope[Any]] = {}
+    gone = ""
     for inspector in sorted(registry.all_(), key=lambda each: each.cost is Cost.SUM):
         if needed := required(inspector.inputs):
             skipped.append(Skipped(inspector.name, f"it needs {', '.join(needed)}"))
             continue
         is_late = time.monotonic() - started >= deadline_s and inspector.cost is not Cost.SUM
-        look = _too_late(inspector) if is_late else look_once(inspection, inspector.name, known=known)
+        if gone:
+            look = _not_asked(inspector, Reason.SERVER_GONE, gone)
+        elif is_late:
+            look = _not_asked(inspector, Reason.STATEMENT_TIMEOUT, "not asked: the time for the report was up")
+        else:
+            try:
+                look = look_once(inspection, inspector.name, known=known)
+            except (ConnectionRefusedByInput, LockedError) as error:
+                if not looks:
+                    raise
+                is_gone = isinstance(error, ConnectionRefusedByInput)
+                gone = redact(error.message) if is_gone else ""
+                reason = Reason.SERVER_GONE if is_gone else Reason.STATEMENT_TIMEOUT
+                look = _not_asked(inspector, reason, redact(error.message))
         looks.append(look)
         known[inspector.name] = look.envelope
     return Report(tuple(looks), tuple(skipped), describe_dsn(dsn), started_at, time.monotonic() - started)
 
 
-def _too_late(inspector: Inspector[Any, Any]) -> Look:
+def _not_asked(inspector: Inspector[Any, Any], reason: Reason, why: str) -> Look:
     envelope: Envelope[Any] = Envelope(
         inspector.name,
         Status.UNAVAILABLE,
-        Reason.STATEMENT_TIMEOUT,
-        "not asked: the time for the report was up",
+        reason,
+        why,
         ordering=inspector.ordering,
         volatile=tuple(sorted(inspector.volatile)),
     )

@@ -38,7 +38,8 @@ def to_json(value: Any) -> Any:
         case Sequence():
             found = [to_json(item) for item in value]
         case _ if is_dataclass(value):
-            found = {each.name: to_json(getattr(value, each.name)) for each in fields(value)}
+            shown = [each.name for each in fields(value) if each.metadata.get("is_shown", True)]
+            found = {name: to_json(getattr(value, name)) for name in shown}
         case _:
             raise TypeError(f"{type(value).__name__} has no JSON")
     return found

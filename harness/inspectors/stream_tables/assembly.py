@@ -131,7 +131,6 @@ def assemble(
             for each in answer.pending
             if each["pgt_id"] == table.pgt_id and each["stable"] in stables
         ]
-        exact = all(each["exact"] for each in pending)
         lag_s = None if table.lag_s is None else int(table.lag_s)
         yield Row(
             schema=table.schema,
@@ -149,7 +148,7 @@ def assemble(
             last_refresh_at=_at(table.last_refresh_at),
             lag_s=lag_s,
             pending_rows=_sum(pending, "rows"),
-            pending_source="none" if not pending else "exact" if exact else "estimate",
+            pending_source=_pending_source(pending),
             nodes=tuple(_lags(answers, table, stables, lag_s)),
             sources=tuple(_source(source, shards, with_shards=with_shards) for source in sources),
             lease=_lease(records.leases.get(table.pgt_id)),
@@ -157,6 +156,15 @@ def assemble(
             refreshes=tuple(_refresh(session.redactor, each) for each in records.history.get(table.pgt_id, ())),
             repair=_repair(table, sources, damages),
         )
+
+
+def _pending_source(pending: Sequence[Mapping[str, Any]]) -> str:
+    """How far the sum of these can be trusted: the least of its parts."""
+    if not pending:
+        return "none"
+    if not all(each["exact"] for each in pending):
+        return "estimate"
+    return "at_least" if any(each["capped"] for each in pending) else "exact"
 
 
 def _lags(answers: Sequence[NodeAnswer], table: TableRecord, stables: set[str], lag_s: int | None) -> Iterator[NodeLag]:

@@ -137,7 +137,8 @@ class Row:
         last_refresh_at: in UTC.
         lag_s: how old its rows are, in whole seconds.
         pending_rows: captured and not taken yet.
-        pending_source: ``exact``; ``estimate`` where this role may not read a buffer; ``none`` where nothing is
+        pending_source: ``exact``; ``at_least`` where a shard's buffer has more than is counted (``counted_up_to`` of
+            the facts); ``estimate`` where this role may not read a buffer; ``none`` where nothing is
             captured or no node answered.
         nodes: the same by node.
         sources: what it reads.

@@ -56,6 +56,7 @@ _QUESTION = sql.SQL("""
         'pending', (
             SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
                 'pgt_id', w.pgt_id, 'stable', w.stable, 'shardid', w.shardid, 'exact', w.is_readable,
+                'capped', w.is_readable AND coalesce(k.ndoc, 0) >= {most},
                 'rows', CASE WHEN w.is_readable THEN coalesce(k.ndoc, 0) ELSE
                     -- What pg_stat_all_tables shows as n_live_tup.
                     pg_catalog.pg_stat_get_live_tuples(w.oid) END))
