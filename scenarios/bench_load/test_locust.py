@@ -82,7 +82,8 @@ def _is_writing(node: Node) -> bool:
     return bool(
         node.value(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-            " AND query LIKE 'INSERT INTO \"bench_load\"%'"
+            # Not the INSERT .. SELECT that fills the tables before.
+            " AND query LIKE 'INSERT INTO \"bench_load\"%VALUES%'"
         )
     )
 
