@@ -35,6 +35,8 @@ ACTIVITY = Source(
         ("application_name", "text"),
         ("xact_start", "timestamp with time zone"),
         ("query_start", "timestamp with time zone"),
+        ("leader_pid", "integer"),
+        ("backend_xid", "xid"),
         ("state", "text"),
         ("wait_event_type", "text"),
         ("wait_event", "text"),

@@ -34,6 +34,14 @@ COMMON: tuple[Source, ...] = (
         "function",
         note="one connection a node; one row and one column each",
     ),
+    Source(
+        "master_run_on_worker",
+        (("success", "boolean"), ("result", "text")),
+        "function",
+        note="the same, asked of those that are left when a node is slow",
+    ),
+    Source("citus.local_hostname", kind="setting"),
+    Source("port", kind="setting"),
     Source("citus.version", kind="setting"),
 )
 _COLUMNS: LiteralString = """

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
-from harness.inspectors import registry
-from harness.inspectors.contract import Envelope
+import psycopg
+
+from harness.inspectors import opening, registry
+from harness.inspectors.contract import Cost, Envelope
 from harness.inspectors.inputs import required
+from harness.inspectors.limits import Limits
+from harness.inspectors.redaction import Redactor
+from harness.inspectors.session import Session
+from harness.postgres import Node
 
 # Inputs that some inspectors must have: which table.
 _NEEDED = {"schema": "app", "table": "orders"}
@@ -34,6 +41,17 @@ def most_values(name: str) -> dict[str, Any]:
         if each.metadata["kind"] == "choice" and "truncated" in each.metadata["choices"]:
             found[each.name] = "truncated"
     return {**found, "limit": 1000}
+
+
+@contextmanager
+def session(node: Node) -> Iterator[Session]:
+    """What a look gets, as a superuser."""
+    limits = Limits()
+    with (
+        psycopg.connect(node.dsn(), autocommit=True) as connection,
+        opening.transaction(connection, limits, Cost.FAN_OUT),
+    ):
+        yield opening.open_session(connection, limits, Cost.FAN_OUT, Redactor())
 
 
 def text(envelope: Envelope[Any]) -> str:

@@ -10,9 +10,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from harness.chain.runner import upgrade
+from harness.clusters import Cluster, RunningCluster
+from harness.errors import HarnessError
 from harness.inspectors import Inspection, Status
 from harness.inspectors.contract import Envelope
 from harness.inspectors.redaction import Redactor
+from harness.postgres import AdministeredNode
+from harness.trickle import StreamTables
 from harness.waiting import wait_until
 from scenarios.fixtures.clusters import MakeCluster
 from scenarios.inspectors import everything
@@ -20,7 +25,8 @@ from scenarios.inspectors.fixture_standard import SETTINGS, Standard, build
 
 pytestmark = pytest.mark.citus(">= 14")
 _PASSWORD, _AUTHINFO, _TENANT, _LITERAL = "hunter2-role", "hunter2-node", "tenant-of-mine", "literal-of-mine"
-_SECRETS = (_PASSWORD, _AUTHINFO, _TENANT, _LITERAL)
+_QUOTED = "quoted-of-mine"  # by PostgreSQL, in what it says of it
+_SECRETS = (_PASSWORD, _AUTHINFO, _TENANT, _LITERAL, _QUOTED)
 _TRACKED = {
     **SETTINGS,
     "citus.stat_statements_track": "all",
@@ -44,6 +50,7 @@ def planted(make_cluster: MakeCluster) -> Iterator[Standard]:
             sql.Literal(f"password={_AUTHINFO}")
         )
     )
+    _fail_a_refresh(cluster)
     select = sql.SQL("SELECT note FROM app.shops WHERE shop = {} /* {} */").format(
         sql.Literal(_TENANT), sql.SQL(_LITERAL)
     )
@@ -68,6 +75,21 @@ def planted(make_cluster: MakeCluster) -> Iterator[Standard]:
             waiter.rollback()
 
 
+def _fail_a_refresh(cluster: RunningCluster) -> None:
+    """What it failed with has the value in double quotes, and the catalog keeps it."""
+    upgrade(cluster.coordinator.dsn())
+    cluster.sql("CREATE TABLE app.readings (id bigint PRIMARY KEY, note text)")
+    cluster.sql("SELECT create_distributed_table('app.readings', 'id', shard_count := 4, colocate_with := 'none')")
+    with cluster.coordinator.connect() as connection, StreamTables(connection) as tables:
+        tables.create("app.amounts", "SELECT id, CAST(note AS integer) AS n FROM app.readings", None, "FULL")
+        cluster.sql(sql.SQL("INSERT INTO app.readings VALUES (1, {})").format(sql.Literal(_QUOTED)))
+        with pytest.raises((HarnessError, psycopg.Error), match=f'"{_QUOTED}"'):
+            tables.refresh("app.amounts")
+    assert cluster.value(
+        "SELECT count(*) FROM pgtrickle.pgt_refresh_history WHERE position(%s IN error_message) > 0", [f'"{_QUOTED}"']
+    )
+
+
 def _run(connection: psycopg.Connection[Any], statement: sql.Composed) -> None:
     connection.execute(statement)
 
@@ -88,11 +110,23 @@ def test_planted_secrets_are_in_no_answer(
     assert by_name["citus_lock_inspector"].rows
     assert by_name["citus_top_statements"].rows
     assert by_name["citus_activity"].rows
+    (table,) = by_name["stream_table_inspector"].rows
+    assert (table.consecutive_errors, table.refreshes[0].status) == (1, "FAILED")
+    assert table.refreshes[0].error == "invalid input syntax for type integer: ?"
     assert by_name["citus_tenant_hotspots"].status is Status.OK
     assert all((row.tenant is None) is (key == b"") for row in by_name["citus_tenant_hotspots"].rows)
     written = capfd.readouterr()
     for secret in _SECRETS:
         assert secret not in written.out + written.err + caplog.text
+
+
+def test_value_in_a_nodes_error_is_in_no_answer(citus_database: Cluster[AdministeredNode]) -> None:
+    question = sql.SQL("SELECT pg_catalog.json_build_array(x.v::integer) FROM (VALUES ({}::text)) x(v)")
+    with everything.session(citus_database.coordinator) as session:
+        gathered = session.on_all_nodes(question.format(sql.Literal(_QUOTED)))
+    assert len(gathered.failed) == 3
+    assert all("invalid input syntax for type integer: ?" in each.reason for each in gathered.failed)
+    assert _QUOTED not in repr(gathered)
 
 
 def test_tenants_hash_changes_with_the_key_and_only_with_it(planted: Standard) -> None:

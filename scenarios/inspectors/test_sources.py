@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from packaging.version import Version
 
+from harness import inspectors
 from harness.clusters import Cluster
 from harness.inspectors import Inspection, registry
 from harness.inspectors.contract import Source
@@ -97,9 +98,43 @@ def test_inspector_reads_no_relation_that_it_does_not_declare(standard: Standard
     read = {relation for _schema, relation in mentioned & known}
     sources = {*COMMON, *registry.get(name).sources}
     if registry.get(name).cost == "sum":  # it declares nothing of its own
-        sources |= {source for each in registry.all_() for source in each.sources}
+        sources |= _all_sources()
     assert read - {source.relation for source in sources} == set()
     assert "pg_extension" in read  # the statements were seen at all
+    if "pg_stat_activity" in read:
+        assert _columns_of_sessions(standard, sent) - _columns("pg_stat_activity", sources) == set()
+
+
+def _all_sources() -> set[Source]:
+    return {*COMMON, *(source for each in registry.all_() for source in each.sources)}
+
+
+def _columns(relation: str, sources: set[Source]) -> set[str]:
+    return {column for source in sources if source.relation == relation for column, _type in source.columns}
+
+
+def _columns_of_sessions(standard: Standard, sent: str) -> set[str]:
+    """Columns of pg_stat_activity that are mentioned by the name that it has in all questions, ``a``."""
+    known = standard.cluster.rows(
+        "SELECT attname::text FROM pg_attribute WHERE attrelid = 'pg_stat_activity'::regclass AND attnum > 0"
+    )
+    mentioned = set(re.findall(r"\ba\.(\w+)", sent)) & {name for (name,) in known}
+    assert mentioned
+    return mentioned
+
+
+def test_functions_of_citus_that_the_code_names_are_declared(standard: Standard) -> None:
+    """Those that are called only when a node is slow, too."""
+    files = Path(inspectors.__file__).parent.rglob("*.py")
+    named = {name for file in files for name in re.findall(r"\bpg_catalog\.(\w+)\(", file.read_text(encoding="utf-8"))}
+    theirs = standard.cluster.rows(
+        "SELECT p.proname::text FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid"
+        " JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid"
+        " WHERE e.extname = 'citus'"
+    )
+    called = named & {name for (name,) in theirs}
+    assert {"run_command_on_all_nodes", "master_run_on_worker"} <= called
+    assert called - {source.relation for source in _all_sources()} == set()
 
 
 def test_citus_catalog_is_as_it_was_recorded(standard: Standard) -> None:

@@ -18,9 +18,9 @@ WITH_ROWS = tuple(key for key in TABLES if key != ("app", "events"))
 
 
 @pytest.fixture(scope="module")
-def sizes(standard: Standard) -> Mapping[tuple[str, str], Mapping[tuple[int, int], int]]:
+def sizes(standard_cluster: Standard) -> Mapping[tuple[str, str], Mapping[tuple[int, int], int]]:
     """Bytes by table and (shard, group), asked one by one."""
-    return {key: sizes_of(standard.cluster, *key) for key in TABLES}
+    return {key: sizes_of(standard_cluster.cluster, *key) for key in TABLES}
 
 
 Sizes = Mapping[tuple[str, str], Mapping[tuple[int, int], int]]
