@@ -35,6 +35,16 @@ def _record(live: Standard, group: int, gid: str, outer_xid: str | None = "0") -
         live.cluster.sql("DELETE FROM pg_dist_transaction WHERE gid = %s", [gid])
 
 
+def _let_age(live: Standard) -> None:
+    """Wait until what is prepared is older than a look takes: what is younger may still be committed by its session."""
+
+    def is_old() -> bool:
+        query = "SELECT coalesce(min(clock_timestamp() - prepared) > interval '3 s', true) FROM pg_prepared_xacts"
+        return all(bool(node.value(query)) for node in live.cluster.nodes)
+
+    wait_until("all that is prepared is older than a look takes", is_old, deadline_s=60)
+
+
 def test_each_kind_is_told_apart_and_recovery_does_what_was_said(live: Standard) -> None:
     first, second = live.cluster.workers
     committed, aborted, nested = "citus_0_1073741824_71_1", "citus_0_1073741824_72_1", "citus_0_1073741824_73_1"
@@ -56,6 +66,7 @@ def test_each_kind_is_told_apart_and_recovery_does_what_was_said(live: Standard)
         stack.enter_context(_record(live, 1, upgraded, outer_xid=None))
         xid = live.cluster.value("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
         stack.enter_context(_record(live, 1, nested, outer_xid=str(int(xid) + 1000)))
+        _let_age(live)
         found = look_whole(live.dsn(), NAME)
         monitored = look_whole(live.dsn("mon"), NAME)
         ours = look_whole(live.dsn(), NAME, include_foreign=False)
@@ -97,6 +108,7 @@ def test_each_kind_is_told_apart_and_recovery_does_what_was_said(live: Standard)
 
 def test_worker_resolves_what_it_began_itself(live: Standard) -> None:
     with prepared(live.cluster.workers[1], DATABASE, "citus_1_1073741824_5_2") as gid:
+        _let_age(live)
         (row,) = look_whole(live.dsn(), NAME).rows
         assert (row.state, row.initiator_group) == ("rollback_pending", 1)
         live.cluster.workers[0].value("SELECT recover_prepared_transactions()")
@@ -130,6 +142,7 @@ def test_commit_between_its_two_phases_is_in_flight(live: Standard) -> None:
 
 def test_role_without_rights_never_hears_that_something_is_to_be_rolled_back(live: Standard) -> None:
     with prepared(live.cluster.workers[0], DATABASE, "citus_0_1073741824_75_1"):
+        _let_age(live)
         found = look(live.dsn("plain"), NAME)
     assert_partial(found, Reason.INSUFFICIENT_PRIVILEGE, "pg_monitor")
     assert [row.state for row in found.rows] == ["unknown"]
@@ -138,6 +151,7 @@ def test_role_without_rights_never_hears_that_something_is_to_be_rolled_back(liv
 def test_silent_initiator_leaves_its_transactions_unknown(live: Standard) -> None:
     first, second = live.cluster.workers
     with prepared(second, DATABASE, "citus_1_1073741824_6_1"):
+        _let_age(live)
         with node_killed(first):
             found = look(live.dsn(), NAME)
         again = look_whole(live.dsn(), NAME)
