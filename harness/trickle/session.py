@@ -102,13 +102,9 @@ def patiently(work: Callable[[], T]) -> T:
     while True:
         try:
             return work()
-        except (
-            psycopg.errors.LockNotAvailable,
-            psycopg.errors.DeadlockDetected,
-            psycopg.errors.ObjectNotInPrerequisiteState,
-        ) as error:
-            is_passing = is_out_of_sync(error) or not isinstance(error, psycopg.errors.ObjectNotInPrerequisiteState)
-            if not is_passing or time.monotonic() >= until:
+        except psycopg.Error as error:
+            is_locked = isinstance(error, (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected))
+            if not (is_locked or is_out_of_sync(error)) or time.monotonic() >= until:
                 raise
             time.sleep(_PAUSE_S)
 
