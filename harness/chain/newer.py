@@ -57,6 +57,24 @@ _ARRANGEMENTS = (
     ("pgt_distance_subscriptions", "stream_table || ' ' || channel"),
     ("pgt_ducklake_provenance", "stream_table_name"),
 )
+# What its other tables hold is carried, or worth nothing without it. An installation that was updated from an older
+# version has more of them, such as pgt_subscriptions and pgt_snapshots (0.30 and before), which work there.
+_WITHOUT_LOSS = (
+    "pgt_stream_tables",
+    "pgt_dependencies",
+    "pgt_refresh_history",
+    "pgt_change_tracking",
+    "pgt_scheduler_jobs",
+    "pgt_schema_version",
+    "pgt_st_locks",
+    "pgt_template_cache",
+)
+_OTHER_MEMBERS = """
+SELECT c.relname FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND c.relkind IN ('r', 'p')
+JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = %s
+WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+AND c.relnamespace = to_regnamespace('pgtrickle') AND NOT c.relname = ANY (%s) ORDER BY 1
+"""
 _CARRIED = {
     "pgt_stream_tables": (
         "pgt_id, pgt_relid, pgt_name, pgt_schema, defining_query, original_query, schedule, refresh_mode, status,"
@@ -179,6 +197,20 @@ def find_refused(connection: Connection) -> tuple[Finding, ...]:
                 )
             )
         ]
+    return (*findings, *_find_others(connection))
+
+
+def _find_others(connection: Connection) -> tuple[Finding, ...]:
+    """Rows of tables that leave with the extension and that nobody here knows."""
+    known = [*_WITHOUT_LOSS, *(table for table, _ in _ARRANGEMENTS)]
+    findings = []
+    for (table,) in connection.execute(_OTHER_MEMBERS, [obstacles.EXTENSION, known]).fetchall():
+        name = sql.Identifier("pgtrickle", table)
+        row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(name)).fetchone()
+        if row is not None and row[0]:
+            subject = f"pgtrickle.{table}"
+            told = f"{subject} holds {row[0]} row(s), of an older version of the extension"
+            findings.append(Finding("arrangement_not_taken", subject, told, "take them back first"))
     return tuple(findings)
 
 

@@ -21,6 +21,8 @@ BEGIN
     EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', 'pg_trickle_cdc_' || stable, source);
     EXECUTE format('DROP TRIGGER IF EXISTS %I ON %s', 'pg_trickle_cdc_truncate_' || stable, source);
     EXECUTE format('DROP FUNCTION IF EXISTS pgtrickle_changes.%I()', 'pg_trickle_cdc_truncate_fn_' || stable);
+    -- 0.2's refresh reads by it, and each captured row pays for it; nothing reads by it from here on.
+    EXECUTE format('DROP INDEX IF EXISTS pgtrickle_changes.%I', 'idx_changes_' || stable || '_lsn_pk_cid');
     UPDATE pgtrickle.pgt_change_tracking k SET captured_columns = pgtrickle._buffered_columns(relid, stable) WHERE k.source_relid = relid;
     PERFORM pgtrickle.resync_capture(relid);
     RETURN jsonb_build_object('columns', jsonb_array_length(pgtrickle._source_columns(relid)));
@@ -56,12 +58,49 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION pgtrickle._number_rows(stable text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $function$
+-- Rows of a buffer that was made without numbers (0012) get them by their lsn. Done twice it goes on from the last one: who changes a row
+-- again has waited for who changed it first, so whatever is seen has all before it numbered.
+BEGIN
+    EXECUTE format('UPDATE pgtrickle_changes.%1$I AS b SET change_id = s.number
+                    FROM (SELECT r.ctid AS place, coalesce((SELECT max(change_id) FROM pgtrickle_changes.%1$I), 0)
+                                 + row_number() OVER (ORDER BY r.lsn, r.ctid) AS number
+                          FROM pgtrickle_changes.%1$I AS r WHERE r.change_id IS NULL) AS s
+                    WHERE b.ctid = s.place', 'changes_' || stable);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION pgtrickle._number_from_here(stable text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $function$
+-- Rows that come from here on are numbered by a sequence, as 0.2's are.
+DECLARE
+    buffer CONSTANT text := format('pgtrickle_changes.%I', 'changes_' || stable);
+    sequence CONSTANT text := format('pgtrickle_changes.%I', 'changes_' || stable || '_change_id_seq');
+BEGIN
+    IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = buffer::regclass AND a.attname = 'change_id' AND a.atthasdef) THEN
+        RETURN;
+    END IF;
+    PERFORM pgtrickle._number_rows(stable);
+    -- A column's sequence has the owner of its table, whoever runs the chain.
+    EXECUTE format('CREATE SEQUENCE IF NOT EXISTS %1$s; ALTER SEQUENCE %1$s OWNER TO %3$I; ALTER SEQUENCE %1$s OWNED BY %2$s.change_id;
+                    ALTER TABLE %2$s ALTER COLUMN change_id SET DEFAULT pg_catalog.nextval(%1$L), ALTER COLUMN change_id SET NOT NULL;
+                    SELECT pg_catalog.setval(%1$L, greatest(1, max(change_id)), count(*) > 0) FROM %2$s', sequence, buffer,
+                   (SELECT r.rolname FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE c.oid = buffer::regclass));
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION pgtrickle._before_capture_down(relid oid) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $function$
--- 0.2 wants a key's hash with each captured row. All those that are there now, while writers write.
+-- 0.2 wants a number and a key's hash with each captured row. All those that are there now, while writers write.
 BEGIN
+    PERFORM pgtrickle._number_rows(pgtrickle.stable_name(relid));
     PERFORM pgtrickle._hash_keys(relid, pgtrickle.stable_name(relid));
 END
 $function$;
@@ -77,6 +116,7 @@ DECLARE
     index CONSTANT name := 'idx_changes_' || stable || '_lsn_pk_cid';
 BEGIN
     PERFORM pgtrickle._set_triggers(relid, stable, false);
+    PERFORM pgtrickle._number_from_here(stable);
     PERFORM pgtrickle._hash_keys(relid, stable);
     PERFORM pgtrickle._set_body('pg_trickle_cdc_fn_' || stable, pgtrickle._row_source(relid, buffer), true);
     PERFORM pgtrickle._set_body('pg_trickle_cdc_truncate_fn_' || stable, pgtrickle._truncate_source(buffer), true);
@@ -94,4 +134,4 @@ END
 $function$;
 
 REVOKE ALL ON FUNCTION pgtrickle._todo_capture_up(), pgtrickle._do_capture_up(oid), pgtrickle._buffered_columns(oid, text),
-    pgtrickle._todo_capture_down(), pgtrickle._hash_keys(oid, text), pgtrickle._before_capture_down(oid), pgtrickle._do_capture_down(oid) FROM PUBLIC;
+    pgtrickle._todo_capture_down(), pgtrickle._number_rows(text), pgtrickle._number_from_here(text), pgtrickle._hash_keys(oid, text), pgtrickle._before_capture_down(oid), pgtrickle._do_capture_down(oid) FROM PUBLIC;

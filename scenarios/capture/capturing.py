@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import LiteralString
+from typing import LiteralString, Protocol
 
 import psycopg
 import pytest
@@ -34,6 +34,21 @@ UNION ALL SELECT 'prepared ' || x.gid FROM pg_prepared_xacts x WHERE x.database 
 def grounds(*names: str) -> list[ParameterSet]:
     """Parameters of the fixture `any_ground`; those on a cluster are marked so."""
     return [pytest.param(name, marks=() if name == "plain" else pytest.mark.citus(">= 13")) for name in names]
+
+
+class Written(Protocol):
+    """A table that a scenario writes to, whoever follows its changes."""
+
+    @property
+    def connection(self) -> Connection:
+        """Autocommit, to the node where it is written."""
+
+    @property
+    def table(self) -> sql.Identifier:
+        """For statements."""
+
+    def run(self, statement: LiteralString) -> None:
+        """Run a statement in which ``{t}`` is the table."""
 
 
 @dataclass

@@ -54,15 +54,48 @@ TYPES: dict[str, tuple[LiteralString, LiteralString, LiteralString]] = {
     "domain": ("positive", "7", "8"),
     "composite": ("pair", "'(1,two)'", "'(,)'"),
 }
+OWN_TYPES: tuple[LiteralString, ...] = (
+    "CREATE TYPE mood AS ENUM ('sad', 'happy')",
+    "CREATE DOMAIN positive AS integer CHECK (VALUE > 0)",
+    "CREATE TYPE pair AS (a integer, b text)",
+)
+LARGE_VALUES: LiteralString = (
+    "INSERT INTO {t} SELECT i, i, string_agg(md5(i || '-' || j), '') FROM generate_series(1, 12) i,"
+    " generate_series(1, 1000) j GROUP BY i"
+)
+# Names of the engines' own columns and variables, and what has to be quoted.
+HOSTILE_NAMES = (
+    "new_id",
+    "old_id",
+    "action",
+    "lsn",
+    "xid",
+    "seq_id",
+    "shard_key",
+    "Upper",
+    'qu"ote',
+    "it's",
+    "a.b",
+    "%s",
+    "{}",
+    "select",
+    "n",
+    "o",
+    "__pgt_shard",
+    "pk_hash",
+    "change_id",
+    " ",
+    "漢字",
+    "x" * 63,
+)
 
 
 @pytest.fixture(scope="module")
 def made_types(any_ground: Ground) -> None:
     """An enum, a domain and a composite type, on every node."""
     with any_ground.cluster.coordinator.connect() as connection:
-        connection.execute("CREATE TYPE mood AS ENUM ('sad', 'happy')")
-        connection.execute("CREATE DOMAIN positive AS integer CHECK (VALUE > 0)")
-        connection.execute("CREATE TYPE pair AS (a integer, b text)")
+        for statement in OWN_TYPES:
+            connection.execute(statement)
 
 
 @pytest.mark.usefixtures("made_types")
@@ -194,12 +227,8 @@ def test_columns_dropped_before_and_during_capture_are_followed(ground: Ground) 
 
 def test_toasted_values_are_captured_whole(ground: Ground) -> None:
     """Values that live outside the row, also where a statement does not touch them: the old image has them whole."""
-    rows: LiteralString = (
-        "INSERT INTO {t} SELECT i, i, string_agg(md5(i || '-' || j), '') FROM generate_series(1, 12) i,"
-        " generate_series(1, 1000) j GROUP BY i"
-    )
-    with ground.captured("(id integer, a integer, body text)", rows=rows) as made:
-        made.run(rows)
+    with ground.captured("(id integer, a integer, body text)", rows=LARGE_VALUES) as made:
+        made.run(LARGE_VALUES)
         made.run("UPDATE {t} SET a = a + 1")
         made.run("UPDATE {t} SET body = body || 'x' WHERE id % 3 = 0")
         made.run("DELETE FROM {t} WHERE id % 4 = 0")
@@ -210,41 +239,17 @@ def test_toasted_values_are_captured_whole(ground: Ground) -> None:
 
 
 def test_hostile_names_are_captured(ground: Ground) -> None:
-    names = (
-        "new_id",
-        "old_id",
-        "action",
-        "lsn",
-        "xid",
-        "seq_id",
-        "shard_key",
-        "Upper",
-        'qu"ote',
-        "it's",
-        "a.b",
-        "%s",
-        "{}",
-        "select",
-        "n",
-        "o",
-        "__pgt_shard",
-        "pk_hash",
-        "change_id",
-        " ",
-        "漢字",
-        "x" * 63,
-    )
     with ground.cluster.coordinator.connect() as connection:
         name = "Ta\"ble %I $1 of '" + ground.placement
-        adding = sql.SQL(", ").join(sql.SQL("{} integer").format(sql.Identifier(each)) for each in names)
+        adding = sql.SQL(", ").join(sql.SQL("{} integer").format(sql.Identifier(each)) for each in HOSTILE_NAMES)
         connection.execute(sql.SQL("CREATE TABLE {} (id integer, {})").format(sql.Identifier(name), adding))
         ground.place(connection, name)
     with ground.captured("", name=name) as made:
-        values = sql.SQL(", ").join(sql.SQL("i") for _ in names)
+        values = sql.SQL(", ").join(sql.SQL("i") for _ in HOSTILE_NAMES)
         made.connection.execute(
             sql.SQL("INSERT INTO {} SELECT i, {} FROM generate_series(1, 20) i").format(made.table, values)
         )
-        for each in names:
+        for each in HOSTILE_NAMES:
             column = sql.Identifier(each)
             made.connection.execute(sql.SQL("UPDATE {} SET {c} = {c} + 1 WHERE id < 8").format(made.table, c=column))
         made.run("DELETE FROM {t} WHERE id > 15")

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from scenarios.capture.capturing import Captured, Ground, capture, grounds
+from scenarios.capture.capturing import Captured, Connection, Ground, capture, grounds
 
 COLUMNS = "(id integer, day date, v text) PARTITION BY RANGE (day)"
 ROWS = "INSERT INTO {t} SELECT i, date '2026-01-01' + i % 60, 'v' || i FROM generate_series(1, 60) i"
@@ -18,17 +18,22 @@ pytestmark = pytest.mark.parametrize(
 )
 
 
+def make_partitions(connection: Connection, name: str) -> None:
+    """January and February of a table that is partitioned by day."""
+    for month, start, end in (("jan", "2026-01-01", "2026-02-01"), ("feb", "2026-02-01", "2026-03-05")):
+        connection.execute(
+            sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
+                sql.Identifier(f"{name}_{month}"), sql.Identifier(name), sql.Literal(start), sql.Literal(end)
+            )
+        )
+
+
 @pytest.fixture
 def captured(ground: Ground) -> Iterator[Captured]:
     """A table in two partitions, January and February, and its capture."""
     with ground.cluster.coordinator.connect() as connection:
         name = ground.create(connection, COLUMNS)
-        for month, start, end in (("jan", "2026-01-01", "2026-02-01"), ("feb", "2026-02-01", "2026-03-05")):
-            connection.execute(
-                sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
-                    sql.Identifier(f"{name}_{month}"), sql.Identifier(name), sql.Literal(start), sql.Literal(end)
-                )
-            )
+        make_partitions(connection, name)
     with ground.captured("", name=name, rows=ROWS) as made:
         yield made
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from scenarios.capture.capturing import Captured, Ground
+from scenarios.capture.capturing import Captured, Connection, Ground, Written
 
 COLUMNS = "(id integer, k integer, v text, n numeric, PRIMARY KEY (id, k))"
 ROWS = "INSERT INTO {t} SELECT i, i % 3, 'v' || i, i / 4.0 FROM generate_series(1, 40) i"
@@ -43,6 +43,29 @@ STATEMENTS: dict[str, tuple[LiteralString, int, int]] = {
         0,
     ),
 }
+# Of rows 11 to 40, six are deleted and 24 updated; 41 to 60 are new.
+MERGED_COLUMNS: LiteralString = "(id integer, k integer, v text)"
+_MERGED = "INSERT INTO {s} SELECT i, i % 3, 'm' FROM generate_series(11, 60) i"
+_MERGE = (
+    "MERGE INTO {t} USING {s} ON {t}.id = {s}.id AND {t}.k = {s}.k"
+    " WHEN MATCHED AND {t}.id % 5 = 0 THEN DELETE WHEN MATCHED THEN UPDATE SET v = {s}.v"
+    " WHEN NOT MATCHED THEN INSERT (id, k, v) VALUES ({s}.id, {s}.k, {s}.v)"
+)
+
+
+def copy_rows(written: Written, numbers: Iterable[int]) -> None:
+    copy_in = sql.SQL("COPY {} FROM STDIN").format(written.table)
+    with written.connection.cursor() as cursor, cursor.copy(copy_in) as copy:
+        for number in numbers:
+            copy.write_row((number, 1, None if number % 5 == 0 else f"c{number}", number))
+
+
+def fill_merged(connection: Connection, other: sql.Identifier) -> None:
+    connection.execute(sql.SQL(_MERGED).format(s=other))
+
+
+def merge_rows(written: Written, other: sql.Identifier) -> None:
+    written.connection.execute(sql.SQL(_MERGE).format(t=written.table, s=other))
 
 
 @pytest.fixture
@@ -75,15 +98,8 @@ def test_update_of_the_distribution_column_is_captured_or_refused(captured: Capt
     captured.assert_sums()
 
 
-def _copy(captured: Captured, numbers: Iterable[int]) -> None:
-    copy_in = sql.SQL("COPY {} FROM STDIN").format(captured.table)
-    with captured.connection.cursor() as cursor, cursor.copy(copy_in) as copy:
-        for number in numbers:
-            copy.write_row((number, 1, None if number % 5 == 0 else f"c{number}", number))
-
-
 def test_copy_is_captured(captured: Captured) -> None:
-    _copy(captured, range(500, 560))
+    copy_rows(captured, range(500, 560))
     assert captured.actions() == {"I": 60}
     captured.assert_sums()
     if captured.placement == "distributed":
@@ -93,31 +109,23 @@ def test_copy_is_captured(captured: Captured) -> None:
 def test_copy_that_fails_leaves_nothing(captured: Captured) -> None:
     # Citus hands a worker's refusal on as an internal error.
     with pytest.raises((psycopg.errors.UniqueViolation, psycopg.errors.InternalError_), match="duplicate key"):
-        _copy(captured, (900, 901, 902, 900))
+        copy_rows(captured, (900, 901, 902, 900))
     assert captured.actions() == {}
     captured.assert_sums()
 
 
 def test_merge_is_captured(captured: Captured, ground: Ground) -> None:
-    other = ground.create(captured.connection, "(id integer, k integer, v text)")
-    captured.connection.execute(
-        sql.SQL("INSERT INTO {} SELECT i, i % 3, 'm' FROM generate_series(11, 60) i").format(sql.Identifier(other))
-    )
-    merge = sql.SQL(
-        "MERGE INTO {t} USING {s} ON {t}.id = {s}.id AND {t}.k = {s}.k"
-        " WHEN MATCHED AND {t}.id % 5 = 0 THEN DELETE WHEN MATCHED THEN UPDATE SET v = {s}.v"
-        " WHEN NOT MATCHED THEN INSERT (id, k, v) VALUES ({s}.id, {s}.k, {s}.v)"
-    ).format(t=captured.table, s=sql.Identifier(other))
+    other = sql.Identifier(ground.create(captured.connection, MERGED_COLUMNS))
+    fill_merged(captured.connection, other)
     if captured.placement == "reference":  # F22
         with pytest.raises(psycopg.errors.FeatureNotSupported):
-            captured.connection.execute(merge)
+            merge_rows(captured, other)
         assert captured.actions() == {}
     else:
-        captured.connection.execute(merge)
-        # Of rows 11 to 40, six are deleted and 24 updated; 41 to 60 are new.
+        merge_rows(captured, other)
         assert captured.actions() == {"D": 30, "I": 44}
     captured.assert_sums()
-    captured.connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(other)))
+    captured.connection.execute(sql.SQL("DROP TABLE {}").format(other))
 
 
 def test_truncate_says_that_all_is_gone(captured: Captured) -> None:
@@ -146,7 +154,7 @@ def test_truncate_says_that_all_is_gone(captured: Captured) -> None:
             assert marked == (False,)
             assert captured.actions() == {"I": 1, "T": 1}
             found = captured.connection.execute(
-                sql.SQL("SELECT string_agg(action, '' ORDER BY change_id) FROM {}").format(captured.buffer)
+                sql.SQL("SELECT string_agg(action, '' ORDER BY lsn) FROM {}").format(captured.buffer)
             ).fetchone()
             assert found == ("TI",), "what came after it is told from what came before"
     finally:

@@ -9,10 +9,76 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from scenarios.capture.capturing import Captured, Ground
+from harness.postgres import Node
+from scenarios.capture.capturing import Captured, Ground, Written
 
 COLUMNS = "(id integer PRIMARY KEY, v text)"
 ROWS = "INSERT INTO {t} SELECT i, 'v' || i FROM generate_series(1, 40) i"
+
+
+def write_from_four_sessions(node: Node, table: sql.Identifier) -> int:
+    """Each fifteen times ten rows and one changed row; answers how many rows came."""
+    failures: list[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            with node.connect() as connection:
+                for step in range(15):
+                    low = 1000 * (number + 1) + 10 * step
+                    connection.execute(
+                        sql.SQL("INSERT INTO {} SELECT i, 'w' FROM generate_series({}, {}) i").format(
+                            table, sql.Literal(low), sql.Literal(low + 9)
+                        )
+                    )
+                    connection.execute(
+                        sql.SQL("UPDATE {} SET v = v || 'x' WHERE id = {}").format(
+                            table, sql.Literal(1 + (step + number) % 40)
+                        )
+                    )
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    return 4 * 15 * 10
+
+
+def write_many_statements(written: Written) -> None:
+    with written.connection.transaction():
+        written.run("INSERT INTO {t} SELECT i, 'new' FROM generate_series(41, 80) i")
+        written.run("UPDATE {t} SET v = v || '!'")
+        written.run("DELETE FROM {t} WHERE id % 4 = 0")
+        written.run("INSERT INTO {t} VALUES (4, 'again')")
+        for _ in range(10):
+            written.run("UPDATE {t} SET v = v || '+' WHERE id = 4")
+
+
+def write_and_roll_back(written: Written) -> None:
+    with written.connection.transaction(force_rollback=True):
+        written.run("UPDATE {t} SET v = 'lost'")
+        written.run("DELETE FROM {t} WHERE id < 20")
+
+
+def write_and_fail(written: Written) -> None:
+    # Citus hands a worker's refusal on as an internal error.
+    with pytest.raises((psycopg.errors.UniqueViolation, psycopg.errors.InternalError_), match="duplicate key"):
+        written.run("INSERT INTO {t} SELECT i, 'twice' FROM generate_series(38, 60) i")
+
+
+def write_between_savepoints(written: Written) -> None:
+    with written.connection.transaction():
+        written.run("UPDATE {t} SET v = 'kept' WHERE id <= 10")
+        with written.connection.transaction(force_rollback=True):
+            written.run("DELETE FROM {t}")
+        with written.connection.transaction():
+            written.run("DELETE FROM {t} WHERE id > 30")
+            with written.connection.transaction(force_rollback=True):
+                written.run("INSERT INTO {t} SELECT i, 'lost' FROM generate_series(100, 140) i")
+        written.run("INSERT INTO {t} VALUES (200, 'kept')")
 
 
 @pytest.fixture
@@ -22,13 +88,7 @@ def captured(ground: Ground) -> Iterator[Captured]:
 
 
 def test_transaction_of_many_statements_is_captured_as_one(captured: Captured) -> None:
-    with captured.connection.transaction():
-        captured.run("INSERT INTO {t} SELECT i, 'new' FROM generate_series(41, 80) i")
-        captured.run("UPDATE {t} SET v = v || '!'")
-        captured.run("DELETE FROM {t} WHERE id % 4 = 0")
-        captured.run("INSERT INTO {t} VALUES (4, 'again')")
-        for _ in range(10):
-            captured.run("UPDATE {t} SET v = v || '+' WHERE id = 4")
+    write_many_statements(captured)
     captured.assert_sums()
     assert captured.actions() == {"D": 80 + 20 + 10, "I": 40 + 80 + 1 + 10}
     if captured.placement == "distributed":
@@ -36,31 +96,19 @@ def test_transaction_of_many_statements_is_captured_as_one(captured: Captured) -
 
 
 def test_rollback_leaves_nothing(captured: Captured) -> None:
-    with captured.connection.transaction(force_rollback=True):
-        captured.run("UPDATE {t} SET v = 'lost'")
-        captured.run("DELETE FROM {t} WHERE id < 20")
+    write_and_roll_back(captured)
     assert captured.actions() == {}
     captured.assert_sums()
 
 
 def test_statement_that_fails_leaves_nothing(captured: Captured) -> None:
-    # Citus hands a worker's refusal on as an internal error.
-    with pytest.raises((psycopg.errors.UniqueViolation, psycopg.errors.InternalError_), match="duplicate key"):
-        captured.run("INSERT INTO {t} SELECT i, 'twice' FROM generate_series(38, 60) i")
+    write_and_fail(captured)
     assert captured.actions() == {}
     captured.assert_sums()
 
 
 def test_savepoint_that_is_rolled_back_leaves_what_came_before_it(captured: Captured) -> None:
-    with captured.connection.transaction():
-        captured.run("UPDATE {t} SET v = 'kept' WHERE id <= 10")
-        with captured.connection.transaction(force_rollback=True):
-            captured.run("DELETE FROM {t}")
-        with captured.connection.transaction():
-            captured.run("DELETE FROM {t} WHERE id > 30")
-            with captured.connection.transaction(force_rollback=True):
-                captured.run("INSERT INTO {t} SELECT i, 'lost' FROM generate_series(100, 140) i")
-        captured.run("INSERT INTO {t} VALUES (200, 'kept')")
+    write_between_savepoints(captured)
     assert captured.actions() == {"D": 20, "I": 11}
     captured.assert_sums()
 
@@ -115,33 +163,8 @@ def test_writes_through_every_worker_are_captured(captured: Captured, ground: Gr
 
 
 def test_writers_at_the_same_time_are_all_captured(captured: Captured) -> None:
-    failures: list[BaseException] = []
-
-    def write(number: int) -> None:
-        try:
-            with captured.node.connect() as connection:
-                for step in range(15):
-                    low = 1000 * (number + 1) + 10 * step
-                    connection.execute(
-                        sql.SQL("INSERT INTO {} SELECT i, 'w' FROM generate_series({}, {}) i").format(
-                            captured.table, sql.Literal(low), sql.Literal(low + 9)
-                        )
-                    )
-                    connection.execute(
-                        sql.SQL("UPDATE {} SET v = v || 'x' WHERE id = {}").format(
-                            captured.table, sql.Literal(1 + (step + number) % 40)
-                        )
-                    )
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=write, args=[number]) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    assert sum(captured.rows().values()) == 40 + 4 * 15 * 10
+    came = write_from_four_sessions(captured.node, captured.table)
+    assert sum(captured.rows().values()) == 40 + came
     captured.assert_sums()
 
 

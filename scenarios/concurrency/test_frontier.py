@@ -64,7 +64,7 @@ def _kinds(cluster: Cluster) -> dict[str, int]:
 
 
 def _places(cluster: Cluster) -> tuple[str, ...]:
-    return ("seq_id",) if cluster.workers else ("change_id", "lsn")
+    return ("seq_id",) if cluster.workers else ("lsn",)
 
 
 def _taken(

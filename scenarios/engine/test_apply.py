@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import LiteralString
 
 import pytest
 from psycopg import sql
@@ -12,6 +13,15 @@ from harness.postgres import Node
 from harness.trickle import StreamTables
 from harness.trickle.oracle import assert_equal
 from scenarios.engine.shop import CHANGES, TOTALS, open_shop, refreshed
+
+LOOKS: tuple[LiteralString, ...] = (
+    "CREATE TYPE mood AS ENUM ('sad', 'glad')",
+    "CREATE TABLE images (id int PRIMARY KEY, n numeric, i interval, j jsonb, k json, m mood, f float8, a numeric[])",
+    """INSERT INTO images VALUES (1, 1.0, '1 day', '{"a": 1}', '{"a":1}', 'sad', 0, '{1.0}'),
+    (2, 'NaN', '24 hours', '[]', NULL, 'glad', '-0', NULL)""",
+)
+LOOK_DIFFERENT: LiteralString = "UPDATE images SET n = 1.00, i = '24 hours', a = '{1.00}', m = 'glad' WHERE id = 1"
+WRITTEN_BEHIND = (TOTALS, "SELECT note FROM orders", "SELECT id, amount FROM orders")
 
 
 def test_two_groups_with_one_hash_are_never_merged(database: Node) -> None:
@@ -42,7 +52,7 @@ def test_two_rows_with_one_hash_are_an_error_and_change_nothing(database: Node) 
         refreshed(connection, stream_tables, "plain")
 
 
-@pytest.mark.parametrize("query", [TOTALS, "SELECT note FROM orders", "SELECT id, amount FROM orders"])
+@pytest.mark.parametrize("query", WRITTEN_BEHIND)
 def test_table_that_was_written_behind_its_back_is_filled_anew(database: Node, query: str) -> None:
     with open_shop(database) as (connection, stream_tables):
         stream_tables.create("kept", query, None, "DIFFERENTIAL")
@@ -59,17 +69,10 @@ def test_table_that_was_written_behind_its_back_is_filled_anew(database: Node, q
 
 def test_values_that_look_different_and_are_equal_follow_as_they_look(database: Node) -> None:
     with open_shop(database) as (connection, stream_tables):
-        connection.execute(
-            "CREATE TYPE mood AS ENUM ('sad', 'glad');"
-            " CREATE TABLE images (id int PRIMARY KEY, n numeric, i interval, j jsonb, k json, m mood, f float8, a"
-            " numeric[])"
-        )
-        connection.execute(
-            "INSERT INTO images VALUES (1, 1.0, '1 day', '{\"a\": 1}', '{\"a\":1}', 'sad', 0, '{1.0}'),"
-            " (2, 'NaN', '24 hours', '[]', NULL, 'glad', '-0', NULL)"
-        )
+        for statement in LOOKS:
+            connection.execute(statement)
         stream_tables.create("looks", "SELECT n, i, j, k, m, f, a FROM images", None, "DIFFERENTIAL")
-        connection.execute("UPDATE images SET n = 1.00, i = '24 hours', a = '{1.00}', m = 'glad' WHERE id = 1")
+        connection.execute(LOOK_DIFFERENT)
         assert stream_tables.refresh("looks").action == "DIFFERENTIAL"
         seen = connection.execute("SELECT n::text, i::text, a::text, m::text FROM looks WHERE n <> 'NaN'").fetchone()
         assert seen == ("1.00", "24:00:00", "{1.00}", "glad")

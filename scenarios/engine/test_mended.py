@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -11,15 +12,19 @@ from harness.errors import HarnessError
 from harness.postgres import Node
 from scenarios.engine.shop import CHANGES, open_shop, refreshed
 
+RATES: LiteralString = (
+    "SELECT customer, sum(10 / amount) AS x FROM orders WHERE amount <> 0 OR note = 'zero' GROUP BY customer"
+)
+NOT_COMPUTED: LiteralString = "INSERT INTO orders (id, customer, amount, note) VALUES (9000, 1, 0, 'zero')"
+
 
 def test_row_that_could_not_be_computed_and_was_mended_does_not_stop_refreshes(database: Node) -> None:
     """Its image stays in the buffer, where the delta meets it again; the query itself can be run."""
-    query = "SELECT customer, sum(10 / amount) AS x FROM orders WHERE amount <> 0 OR note = 'zero' GROUP BY customer"
     with open_shop(database) as (connection, stream_tables):
-        stream_tables.create("rates", query, None, "DIFFERENTIAL")
-        connection.execute("INSERT INTO orders (id, customer, amount, note) VALUES (9000, 1, 0, 'zero')")
+        stream_tables.create("rates", RATES, None, "DIFFERENTIAL")
+        connection.execute(NOT_COMPUTED)
         with contextlib.closing(database.connect()) as other, pytest.raises(psycopg.errors.DivisionByZero):
-            other.execute(query.encode())
+            other.execute(RATES)
         with pytest.raises((HarnessError, psycopg.errors.DivisionByZero), match="division by zero"):
             stream_tables.refresh("rates")
         assert stream_tables.list()[0].consecutive_errors == 1

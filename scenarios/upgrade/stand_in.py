@@ -41,6 +41,8 @@ CREATE FUNCTION pgtrickle.always_refuses() RETURNS void LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION 'not today'; END $$;
 CREATE FUNCTION pgtrickle.always_fails() RETURNS void LANGUAGE plpgsql AS
     $$ BEGIN DELETE FROM pgtrickle.never_there; END $$;
+CREATE FUNCTION pgtrickle.waits_long(p_mode text DEFAULT 'x', timeout_s int DEFAULT 60) RETURNS int LANGUAGE plpgsql AS
+    $$ BEGIN ASSERT timeout_s < 60, 'it would wait that long'; RETURN timeout_s; END $$;
 CREATE FUNCTION pgtrickle.wants_something(p_something point) RETURNS void LANGUAGE sql AS '';
 """
 _REFRESH = """

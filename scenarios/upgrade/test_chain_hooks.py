@@ -11,6 +11,7 @@ from harness.chain.catalog import compare_catalogs, snapshot_catalog
 from harness.postgres import Node
 from harness.rehearsal.baseline_objects import install_source
 from harness.rehearsal.tables import TableName
+from harness.trickle.names import stable_name
 from scenarios.upgrade.small_installation import SmallInstallation, build_small_installation, write_changes
 
 Connection = psycopg.Connection[TupleRow]
@@ -36,8 +37,7 @@ def _last_row(conn: Connection, table: str) -> dict[str, object]:
     """The last captured row of a source, without what is NULL."""
     row = conn.execute(
         psycopg.sql.SQL(
-            "SELECT to_jsonb(b) - 'change_id' - 'lsn' - 'xid' FROM pgtrickle_changes.{} b"
-            " ORDER BY change_id DESC LIMIT 1"
+            "SELECT to_jsonb(b) - 'change_id' - 'lsn' - 'xid' FROM pgtrickle_changes.{} b ORDER BY lsn DESC LIMIT 1"
         ).format(psycopg.sql.Identifier(_buffer(conn, table)))
     ).fetchone()
     assert row is not None
@@ -252,6 +252,66 @@ def test_install_capture_and_go_down_with_it(database: Node, installed: SmallIns
             ("I", None, None, 1, "b", True),
             ("U", 1, "b", 1, "c", True),
         ]
+
+
+def test_index_of_captured_rows_goes_on_the_way_up_and_comes_back(database: Node, installed: SmallInstallation) -> None:
+    """0.2's refresh reads by it; here each captured row would pay for it and nobody read by it."""
+    definitions = (
+        "SELECT indexdef FROM pg_catalog.pg_indexes"
+        " WHERE schemaname = 'pgtrickle_changes' AND indexname ~ '_lsn_pk_cid$' ORDER BY 1"
+    )
+    with database.connect() as conn:
+        assert conn.execute(definitions).fetchall() == []
+        runner.downgrade(database.dsn(), "0005")
+        back = [row[0] for row in conn.execute(definitions)]
+        assert len(back) == len(installed.sources)
+        assert all(one.endswith("(lsn, pk_hash, change_id) INCLUDE (action)") for one in back)
+        runner.upgrade(database.dsn())
+        assert conn.execute(definitions).fetchall() == []
+
+
+def _old(conn: Connection) -> psycopg.sql.Identifier:
+    """The buffer of ``late`` as 0.2 names it."""
+    row = conn.execute("SELECT 'public.late'::regclass::oid::text").fetchone()
+    assert row is not None
+    return psycopg.sql.Identifier("pgtrickle_changes", f"changes_{row[0]}")
+
+
+def test_rows_captured_without_a_number_get_one_on_the_way_down(database: Node, installed: SmallInstallation) -> None:
+    """In the order of their changes, wherever they lie in the buffer; those that come after it go on counting."""
+    with database.connect() as conn:
+        conn.execute("CREATE TABLE public.late (k int PRIMARY KEY, v int)")
+        conn.execute("SELECT pgtrickle.install_capture('public.late'::regclass)")
+        conn.execute("CREATE ROLE other_owner_of_numbers")
+        buffer = psycopg.sql.Identifier("pgtrickle_changes", f"changes_{stable_name('public', 'late')}")
+        conn.execute("INSERT INTO public.late SELECT i, 0 FROM generate_series(1, 2000) i")
+        numbers = psycopg.sql.SQL("SELECT count(*), count(change_id) FROM {}").format(buffer)
+        assert conn.execute(numbers).fetchone() == (2000, 0), "drawing one costs a writer more than a tenth"
+        # Free space at the buffer's beginning: what is captured now lies before what was captured earlier.
+        conn.execute(psycopg.sql.SQL("DELETE FROM {} WHERE new_k < 1900").format(buffer))
+        conn.execute(psycopg.sql.SQL("VACUUM {}").format(buffer))
+        for value in (1, 2, 3):
+            conn.execute("UPDATE public.late SET v = %s WHERE k = 1950", [value])
+        physical = [row[0] for row in conn.execute(psycopg.sql.SQL("SELECT lsn FROM {}").format(buffer))]
+        assert physical != sorted(physical)
+        # Whoever made the stream table owns the buffer, and somebody else may run the chain.
+        conn.execute(psycopg.sql.SQL("ALTER TABLE {} OWNER TO other_owner_of_numbers").format(buffer))
+        runner.downgrade(database.dsn(), "0001")
+        conn.execute(psycopg.sql.SQL("ALTER TABLE {} OWNER TO CURRENT_USER").format(_old(conn)))
+        conn.execute("DROP ROLE other_owner_of_numbers")
+        conn.execute("UPDATE public.late SET v = 4 WHERE k = 1950")
+        old = _old(conn)
+        in_order = psycopg.sql.SQL(
+            "SELECT array_agg(lsn ORDER BY change_id) = array_agg(lsn ORDER BY lsn), min(change_id), max(change_id),"
+            " count(DISTINCT change_id), count(*) FROM {}"
+        )
+        assert conn.execute(in_order.format(old)).fetchone() == (True, 1, 108, 108, 108)
+        images = psycopg.sql.SQL("SELECT old_v, new_v FROM {} WHERE 1950 IN (old_k, new_k) ORDER BY change_id")
+        changed = [(None, 0), (0, None), (None, 1), (1, None), (None, 2), (2, None), (None, 3), (3, 4)]
+        assert conn.execute(images.format(old)).fetchall() == changed
+        runner.upgrade(database.dsn())
+        conn.execute("UPDATE public.late SET v = 5 WHERE k = 1950")
+        assert conn.execute(in_order.format(buffer)).fetchone() == (True, 1, 110, 110, 110), "it keeps them"
 
 
 def _net(conn: Connection, table: str) -> list[tuple[object, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +15,10 @@ from jsonschema import Draft202012Validator
 from harness.errors import BadInputError, PreflightError
 from harness.postgres import Installation, Server
 from harness.rehearsal.extension import demonstration
+from harness.rehearsal.extension.every import rehearse_ground
 from harness.rehearsal.extension.model import (
     CATALOG_CHECK,
+    EVERY,
     FUNCTION_CHECK,
     NEW_CHECK,
     REFRESH_CHECK,
@@ -25,10 +28,10 @@ from harness.rehearsal.extension.model import (
     UpdateOptions,
     UpdateResult,
 )
-from harness.rehearsal.extension.place import Place, install
+from harness.rehearsal.extension.place import Ground, Place, install
 from harness.rehearsal.extension.run import rehearse_place
 from harness.rehearsal.extension.scripts import ScriptDirectory, fetch_path, parse_span
-from harness.rehearsal.model import Verdict
+from harness.rehearsal.model import CheckResult, Verdict
 from harness.report import load_schema
 from harness.report.document import dump_document
 from harness.report.extension_update import (
@@ -36,8 +39,9 @@ from harness.report.extension_update import (
     to_update_junit,
     to_update_page,
     update_markdown,
-    version_rows,
 )
+from harness.report.extension_versions import version_rows
+from harness.report.text import NOTHING
 from scenarios.fixtures.skips import skip_not_applicable
 from scenarios.upgrade.stand_in import HELD, provide
 
@@ -127,6 +131,7 @@ def test_functions_are_told_apart_by_what_became_of_them(rehearse: Rehearse) -> 
         "pgtrickle.drop_stream_table": FunctionState.RUNS,
         "pgtrickle.pgt_status": FunctionState.RUNS,
         "pgtrickle.refresh_stream_table": FunctionState.RUNS,
+        "pgtrickle.waits_long": FunctionState.RUNS,  # it is asked not to
         "pgtrickle.wants_something": FunctionState.NOT_CALLED,
     }
     failing = next(c for c in result.checks if c.subject == "pgtrickle.always_fails()" and c.phase == "1.1")
@@ -214,6 +219,19 @@ def test_versions_without_a_way_between_them_are_refused(stand_in_server: tuple[
             assert "1.0, 1.1" in finding.message
 
 
+def test_scripts_say_what_the_server_will_say_of_a_way(stand_in_server: tuple[Server, ScriptDirectory]) -> None:
+    """So that no base backup is made for a way that is not there."""
+    server, scripts = stand_in_server
+    with contextlib.closing(server.connect("postgres")) as conn:
+        pairs = conn.execute(
+            "SELECT source, target, path IS NOT NULL FROM pg_extension_update_paths('pg_trickle')"
+        ).fetchall()
+    assert {has_way for _, _, has_way in pairs} == {True, False}
+    for start, target, has_way in pairs:
+        with contextlib.nullcontext() if has_way else pytest.raises(PreflightError, match=f"from {start} to {target}"):
+            scripts.require_way(start, target)
+
+
 def test_version_that_is_not_fresh_is_compared_with_nothing(
     rehearse: Rehearse, stand_in_server: tuple[Server, ScriptDirectory]
 ) -> None:
@@ -227,6 +245,80 @@ def test_version_that_is_not_fresh_is_compared_with_nothing(
     assert result.versions[-1].differences is None
     assert [c.verdict for c in result.checks if c.name == CATALOG_CHECK and c.phase == "1.1"] == [Verdict.SKIPPED]
     assert result.passed
+
+
+def test_each_first_version_is_judged_where_it_arrives(
+    stand_in_server: tuple[Server, ScriptDirectory],
+) -> None:
+    """From 1.0 and 1.1 a column comes with the way; from 1.2 one that a function reads never comes (`bad last`)."""
+    server, scripts = stand_in_server
+    good = rehearse_ground(UpdateOptions(EVERY, "1.2", seed=7), Ground(server, scripts, "1.2"))
+    assert [(step.start, step.target, step.verdict) for step in good.steps] == [
+        ("1.0", "1.2", Verdict.PASSED),
+        ("1.1", "1.2", Verdict.FAILED),
+    ], "1.1 has the column already when it is fresh"
+    assert not good.passed
+    assert [found.version for found in good.versions] == ["1.0", "1.1", "1.2, from 1.0", "1.1, after 1.2 failed"]
+    assert good.versions[2].differences == ()
+    assert good.deciding == ()
+    bad = rehearse_ground(UpdateOptions(EVERY, "1.3", seed=7), Ground(server, scripts, "1.2"))
+    assert {check.phase for check in bad.deciding} == {"1.3, from 1.0", "1.3, from 1.2"}
+    with contextlib.closing(server.connect("postgres")) as conn:
+        left = conn.execute("SELECT datname FROM pg_database WHERE datname ~ '^(from_|harness_fresh)'").fetchall()
+        assert left == []
+    document = to_update_document(bad, COMMAND)
+    Draft202012Validator(load_schema("extension-update-1")).validate(json.loads(dump_document(document)))
+    assert document["from_version"] == EVERY
+    assert "1.3, from 1.0" in to_update_page(bad, COMMAND)
+    assert document["verdict"].startswith(
+        "pg_trickle 1.3 from each of 3 versions: 3 versions of them do not end well; "
+    )
+    assert "1 update failed, first from 1.1: 42701" in document["verdict"]
+    also = tuple(
+        CheckResult(WRITERS_CHECK, phase, "t", Verdict.FAILED, "1 write failed")
+        for phase in ("1.0", "1.1, after 1.3 failed")
+    )
+    told = to_update_document(replace(bad, checks=(*bad.checks, *also)), COMMAND)["verdict"]
+    assert "3 versions of them" in told, "each is counted once"
+    assert [row[:2] for row in version_rows(bad)] == [
+        ("1.0 to 1.2", NOTHING),
+        ("1.3, from 1.0", "passed"),
+        ("1.1, after 1.3 failed", "failed"),
+        ("1.3, from 1.2", "passed"),
+    ], "a step stands where it left the extension"
+
+
+def test_version_that_nothing_here_leads_to_is_refused(stand_in_server: tuple[Server, ScriptDirectory]) -> None:
+    server, scripts = stand_in_server
+    with pytest.raises(PreflightError) as caught:
+        rehearse_ground(UpdateOptions(EVERY, "9.9"), Ground(server, scripts, "1.2"))
+    assert [finding.subject for finding in caught.value.findings] == ["every..9.9"]
+
+
+def test_neighbours_with_equal_answers_share_a_line(rehearse: Rehearse) -> None:
+    result = rehearse("1.0", "1.2")
+    first, _, last = result.versions
+    step = result.steps[1]
+    versions = (first, *(replace(last, version=name) for name in ("1.2", "1.3", "1.4")))
+    steps = [replace(step, target=name, elapsed_s=took) for name, took in (("1.2", 0.25), ("1.3", 0.5), ("1.4", 4.0))]
+    rows = version_rows(replace(result, target="1.4", steps=tuple(steps), versions=versions))
+    assert [row[:3] for row in rows] == [("1.0", NOTHING, NOTHING), ("1.2 to 1.4", "passed", "0.25 s to 4.00 s")]
+
+
+@pytest.mark.parametrize(
+    ("names", "together"),
+    [
+        (("1.3, from 1.0", "1.3, from 1.1"), "1.3, from 1.0 to 1.1"),
+        (("1.0, after 1.3 failed", "1.1, after 1.3 failed"), "1.0 to 1.1, after 1.3 failed"),
+        (("1.0, after 1.1 failed", "1.3, from 1.2"), "1.0, after 1.1 failed to 1.3, from 1.2"),
+    ],
+)
+def test_line_of_several_versions_says_what_they_share_once(
+    rehearse: Rehearse, names: tuple[str, str], together: str
+) -> None:
+    result = rehearse("1.0", "1.1")
+    versions = tuple(replace(result.versions[0], version=name) for name in names)
+    assert [row[0] for row in version_rows(replace(result, steps=(), versions=versions))] == [together]
 
 
 def test_same_version_twice_is_no_update() -> None:

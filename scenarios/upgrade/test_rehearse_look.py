@@ -78,6 +78,9 @@ def test_installation_of_the_extension_is_in_nobodys_way(
         (f"UPDATE pgtrickle.alembic_version SET version_num = '{HEAD}'", [("at_head", HEAD)]),  # noqa: S608 - a constant
         ("CREATE EXTENSION pg_trickle; UPDATE pg_extension SET extversion = '0.67.0' WHERE extname = 'pg_trickle'",
          [("other_version", "pg_trickle")]),
+        (("UPDATE pgtrickle.alembic_version SET version_num = '0011';"
+          " CREATE TABLE pgtrickle_changes.changes_abc (change_id bigint)"),
+         [("rows_without_number", "pgtrickle_changes.changes_abc")]),
         ("DELETE FROM pgtrickle.pgt_change_tracking", [("no_sources", "pgtrickle.pgt_change_tracking")]),
     ],
 )  # fmt: skip
