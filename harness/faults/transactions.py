@@ -14,10 +14,12 @@ from harness.faults.site import Site
 from harness.faults.undoing import insist, start
 from harness.postgres.node import Query
 from harness.postgres.server_node import ServerNode
+from harness.waiting import wait_until
 
 # Citus' own are called citus_<group of the coordinator>_<its process>_<number>_<connection>; a process number above
 # every system's limit (2^22 on Linux) is nobody's.
 _NO_PROCESS = 2**30
+_HELD_DEADLINE_S = 30.0
 
 
 def foreign_gid() -> str:
@@ -72,11 +74,41 @@ def roll_back_prepared(node: ServerNode, dbname: str, gid: str) -> None:
             node.sql(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)), dbname=dbname, deadline_s=15)
 
 
+def _commit_waits(node: ServerNode) -> bool:
+    """Whether a commit that writes WAL stands and waits for a standby; it is let go."""
+    with contextlib.closing(node.connect(deadline_s=_HELD_DEADLINE_S)) as connection:
+        connection.execute("SET synchronous_commit = on")
+        server = connection.pgconn
+        server.send_query(b"SELECT pg_catalog.pg_logical_emit_message(true, 'harness', '')")
+
+        def is_over() -> bool:
+            server.consume_input()
+            return not server.is_busy()
+
+        def stands() -> bool:
+            found = node.rows(
+                "SELECT FROM pg_catalog.pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'",
+                [server.backend_pid],
+            )
+            return bool(found)
+
+        wait_until(f"a commit on {node.name}, or that it waits", lambda: is_over() or stands(), deadline_s=10)
+        waits = not is_over()
+        # Over by then, or cancelled in its wait: it is committed here in both cases.
+        connection.cancel_safe(timeout=10)
+        wait_until(f"a cancelled commit on {node.name}", is_over, deadline_s=10)
+        while server.get_result() is not None:
+            pass
+    return waits
+
+
 @contextmanager
 def commits_held(node: ServerNode) -> Iterator[None]:
     """Commits on a node wait for a standby that does not exist: a distributed one stands between its two phases.
 
-    Runs on that node, as a setting for all its databases (``synchronous_standby_names``; ha.md, 6). A commit over
+    Runs on that node, as a setting for all its databases (``synchronous_standby_names``; ha.md, 6). Sessions look at
+    it in shared memory, into which the checkpointer writes it when it comes to that (syncrep.c,
+    SyncRepUpdateSyncStandbysDefined): a commit of its own is seen to wait before the block begins. A commit over
     several nodes is then prepared on the workers and decided in the coordinator's WAL, and neither its client nor the
     workers are told. Sessions with ``synchronous_commit`` off do not wait.
     Leaves: the setting as it was; all that waited goes on, and counts as committed. A node that died meanwhile is
@@ -85,10 +117,14 @@ def commits_held(node: ServerNode) -> Iterator[None]:
 
     Args:
         node: a server of our own.
+
+    Raises:
+        WaitTimeoutError: commits did not begin to wait within 30 s.
     """
     former = node.show("synchronous_standby_names")
     try:
         node.set("synchronous_standby_names", "nobody_at_all")
+        wait_until(f"commits on {node.name} to wait", lambda: _commit_waits(node), deadline_s=_HELD_DEADLINE_S)
         yield
     finally:
 

@@ -16,6 +16,7 @@ from harness.faults import (
     FAULTS,
     Proxy,
     Site,
+    commits_held,
     fetch_backends,
     fetch_prepared,
     insist,
@@ -25,7 +26,7 @@ from harness.faults import (
 )
 from harness.faults.backends import backend_process
 from harness.postgres import Server
-from scenarios.faults.stages import Stage
+from scenarios.faults.stages import DBNAME, Stage
 
 # Those move shards, each with a scenario of its own (test_topology.py).
 SLOW = {"shard_moved", "rebalanced", "worker_added", "worker_drained", "worker_removed"}
@@ -114,6 +115,32 @@ def test_only_processes_of_ours_are_signalled(plain_stage: Stage) -> None:
     with pytest.raises(ServerError, match="none that this process started"), process_frozen(1):
         pytest.fail("it was frozen")
     assert fetch_backends(server, "no such database") == []
+
+
+def test_commits_are_held_from_the_first_one_on(plain_stage: Stage) -> None:
+    """The setting is known to new sessions before the checkpointer, which has other work, lets commits wait."""
+    server = plain_stage.site.local(plain_stage.site.coordinator)
+    plain_stage.hang_up()
+    checkpointer = psutil.Process(server.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"))
+    thaw = threading.Timer(0.5, checkpointer.resume)
+    is_done = threading.Event()
+
+    def commit() -> None:
+        with contextlib.closing(server.connect(DBNAME, deadline_s=60)) as connection:
+            connection.execute("SELECT pg_catalog.pg_logical_emit_message(true, 'test', '')")
+        is_done.set()
+
+    writer = threading.Thread(target=commit)
+    checkpointer.suspend()
+    thaw.start()
+    try:
+        with commits_held(server):
+            writer.start()
+            assert not is_done.wait(0.5), "it did not wait"
+        assert is_done.wait(10), "it was not let go"
+    finally:
+        thaw.join()
+        writer.join(60)
 
 
 def test_faults_say_what_they_lack(plain_stage: Stage) -> None:
