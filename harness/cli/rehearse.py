@@ -81,7 +81,8 @@ def rehearse(
         str | None,
         typer.Option(
             help="Rehearse ALTER EXTENSION pg_trickle UPDATE instead, from one version to another, on a base backup of "
-            "--dsn or a demonstration, with the library that is here.",
+            "--dsn or a demonstration, with the library that is here. FROM may be 'every': each version that can be "
+            "installed.",
             metavar="FROM..TO",
             show_default=False,
         ),

@@ -17,7 +17,8 @@ from harness.cli.interruption import clean_interruption
 from harness.cli.progress import show_progress
 from harness.cli.summary import write_summary
 from harness.errors import EXIT_CHECK_FAILED, BadInputError
-from harness.rehearsal.extension.model import UpdateOptions
+from harness.rehearsal.extension.every import rehearse_every
+from harness.rehearsal.extension.model import EVERY, UpdateOptions
 from harness.rehearsal.extension.run import rehearse_update
 from harness.rehearsal.extension.scripts import parse_span
 from harness.report.document import dump_document
@@ -49,7 +50,8 @@ def run_extension_update(options: UpdateOptions, outputs: Outputs) -> None:
     directory = prepare_directory(outputs.report)
     errors = Console(stderr=True, highlight=False)
     with clean_interruption(), show_progress(errors) as on_progress:
-        result = rehearse_update(options, on_progress)
+        rehearse = rehearse_every if options.start == EVERY else rehearse_update
+        result = rehearse(options, on_progress)
     command = command_to_repeat(options, outputs.report)
     paths = write_update_report(result, directory, command)
     write_summary(outputs.summary, update_markdown(result, command))
@@ -77,6 +79,11 @@ def update_options(
         BadInputError: a value cannot be used; names it.
     """
     start, target = parse_span(span)
+    if start == EVERY and dsn is not None:
+        raise BadInputError(
+            f"--extension-update {span} does not go with --dsn: a database is at one version",
+            hint="name that version, or leave --dsn out",
+        )
     for name, value, least, most in (("threads", threads, 1, 64), ("deadline-s", deadline_s, 1, 86_400)):
         if not least <= value <= most:
             raise BadInputError(f"--{name} {value:g} is out of range", hint=f"use {least} to {most}")

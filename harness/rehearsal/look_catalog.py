@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.chain.newer import TAKEN_VERSIONS
+from harness.chain.newer import TAKEN_VERSIONS, find_refused
 from harness.errors import Finding
 from harness.rehearsal.source import CATALOG_TABLES, CatalogState, Connection, SourceFacts
 
@@ -33,6 +33,13 @@ WHERE n.nspname = 'pgtrickle' AND c.relkind IN ('r', 'p')
 """
 
 
+_WITHOUT_NUMBER = """
+SELECT c.relname FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+WHERE c.relnamespace = to_regnamespace('pgtrickle_changes') AND c.relkind = 'r' AND c.relname ~ '^changes_'
+AND a.attname = 'change_id' AND NOT a.attnotnull AND NOT a.attisdropped ORDER BY 1
+"""
+
+
 def look_at_catalog(
     connection: Connection, facts: SourceFacts, revisions: Sequence[str], *, physical: bool = False
 ) -> tuple[Finding, ...]:
@@ -45,7 +52,8 @@ def look_at_catalog(
         physical: the copy is a base backup, in which a newer catalog can be adopted as in the real one.
 
     Returns:
-        What stops: no catalog, half a catalog, a newer one, one already at the end of the chain.
+        What stops: no catalog, half a catalog, a newer one, what adopting refuses of one that can be taken over, one
+        already at the end of the chain, or back from there with captured rows that have no number.
     """
     if facts.catalog is CatalogState.ABSENT:
         return (
@@ -58,7 +66,7 @@ def look_at_catalog(
         )
     if facts.catalog is CatalogState.EXTENSION and not (facts.extension_version or "").startswith("0.2."):
         if facts.extension_version in TAKEN_VERSIONS and physical:
-            return ()
+            return find_refused(connection)
         known = facts.extension_version in TAKEN_VERSIONS
         return (
             Finding(
@@ -71,7 +79,7 @@ def look_at_catalog(
             ),
         )
     if facts.revision is not None:
-        return _look_at_revision(facts.revision, revisions)
+        return _look_at_revision(facts.revision, revisions) or _look_for_numbers(connection)
     return _compare_columns(connection)
 
 
@@ -95,6 +103,20 @@ def _look_at_revision(revision: str, revisions: Sequence[str]) -> tuple[Finding,
             ),
         )
     return ()
+
+
+def _look_for_numbers(connection: Connection) -> tuple[Finding, ...]:
+    """A captured row is known by its number through all revisions, and one of a buffer made at 0012 has none."""
+    return tuple(
+        Finding(
+            "rows_without_number",
+            f"pgtrickle_changes.{name}",
+            f"pgtrickle_changes.{name} was made at the chain's end: its captured rows have no number to be followed by",
+            "harness migrate down 0005 gives them one, once released sources are refreshed and stream tables over"
+            " reference tables dropped; or rehearse an installation that was never at the chain's end",
+        )
+        for (name,) in connection.execute(_WITHOUT_NUMBER)
+    )
 
 
 def _compare_columns(connection: Connection) -> tuple[Finding, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET  # written here, never parsed
@@ -13,24 +14,34 @@ from rich.text import Text
 
 from harness import __version__
 from harness.logs import redact
-from harness.rehearsal.extension.model import SCHEMA, StepRun, UpdateResult, VersionFindings
+from harness.rehearsal.extension.model import (
+    EVERY,
+    SCHEMA,
+    StepRun,
+    UpdateResult,
+    VersionFindings,
+    after_failed,
+    arrived,
+)
 from harness.rehearsal.model import CheckResult, Verdict
 from harness.report.document import dump_document
+from harness.report.extension_versions import COLUMNS, version_rows
 from harness.report.figures import count_checks
 from harness.report.junit_parts import add_outcome, counted, seconds, written, xml_text
 from harness.report.markdown import Column, Problem, Summary, Table, render
 from harness.report.page import make_environment
-from harness.report.text import NOTHING, finite, show_count, show_ms, show_s, visible, without_surrogates
+from harness.report.text import finite, show_count, visible, without_surrogates
 from harness.report.write import ReportPaths, prepare_directory, write_file
 
 _STYLES = {Verdict.PASSED: "green", Verdict.FAILED: "bold red", Verdict.SKIPPED: "dim"}
 _MOST_SHOWN = 20
-COLUMNS = ("version", "its step", "took", "stall", "fresh", "differs", "functions failing", "a new one", "refreshed")
 
 
 def describe_update(result: UpdateResult) -> str:
     """The verdict in words: one or two sentences that claim nothing that was not checked."""
     failed = [step for step in result.steps if step.verdict is Verdict.FAILED]
+    if result.start == EVERY:
+        return _describe_every(result, failed)
     span = f"pg_trickle {visible(result.start)} to {visible(result.target)} in {show_count(len(result.steps), 'step')}"
     if result.passed:
         counts = count_checks(result.checks)
@@ -38,10 +49,37 @@ def describe_update(result: UpdateResult) -> str:
     if failed:
         step = failed[0]
         return f"{span}: the step to {visible(step.target)} failed: {visible(step.detail)}."
-    first = result.deciding[0]
+    return f"{span}: every step passed, and {_first_deciding(result)}."
+
+
+def _describe_every(result: UpdateResult, failed: Sequence[StepRun]) -> str:
+    span = f"pg_trickle {visible(result.target)} from each of {show_count(len(result.steps), 'version')}"
+    if result.passed:
+        return f"{span}: every update passed, and all that decides held."
+    phases = {check.phase for check in result.deciding}
+    ends = [
+        step
+        for step in result.steps
+        if step in failed
+        or phases & {step.start, arrived(step.start, step.target), after_failed(step.start, step.target)}
+    ]
+    said = [f"{show_count(len(ends), 'version')} of them do not end well"]
+    if failed:
+        step = failed[0]
+        said.append(
+            f"{show_count(len(failed), 'update')} failed, first from {visible(step.start)}: {visible(step.detail)}"
+        )
+    if result.deciding:
+        said.append(_first_deciding(result))
+    return f"{span}: {'; '.join(said)}."
+
+
+def _first_deciding(result: UpdateResult) -> str:
+    deciding = result.deciding
+    first = deciding[0]
     return (
-        f"{span}: every step passed, and {show_count(len(result.deciding), 'check')} failed, "
-        f"first {visible(first.name)} of {visible(first.subject)} at {visible(first.phase)}: {visible(first.detail)}."
+        f"{show_count(len(deciding), 'check')} failed, first {visible(first.name)} of {visible(first.subject)}"
+        f" at {visible(first.phase)}: {visible(first.detail)}"
     )
 
 
@@ -134,33 +172,6 @@ def _text(text: str) -> str:
     return without_surrogates(redact(text))
 
 
-def version_rows(result: UpdateResult) -> tuple[tuple[str, ...], ...]:
-    """The table of versions: a line each, as text, in the order of `COLUMNS`."""
-    steps = {step.target: step for step in result.steps}
-    reached = {found.version for found in result.versions}
-    rows = [_row(found, steps.get(found.version)) for found in result.versions]
-    for step in result.steps:
-        if step.target not in reached:
-            rows.append((step.target, step.verdict.value, show_s(step.elapsed_s), *[NOTHING] * (len(COLUMNS) - 3)))
-    return tuple(rows)
-
-
-def _row(found: VersionFindings, step: StepRun | None) -> tuple[str, ...]:
-    called = sum(one.state.value != "not called" for one in found.functions)
-    also = len([one for one in found.failing if one.identity in found.failing_in_fresh])
-    return (
-        found.version,
-        step.verdict.value if step else NOTHING,
-        show_s(step.elapsed_s) if step else NOTHING,
-        show_ms(step.longest_stall_ms) if step else NOTHING,
-        found.fresh,
-        NOTHING if found.differences is None else f"{len(found.differences):,}",
-        f"{len(found.failing)} of {called}" + (f", {also} in a fresh one too" if also else ""),
-        found.new_stream_table or "works",
-        f"{found.refreshed} of {found.stream_tables}",
-    )
-
-
 def to_update_junit(result: UpdateResult, command: str) -> bytes:
     """The result as a JUnit XML document in UTF-8.
 
@@ -182,13 +193,14 @@ def to_update_junit(result: UpdateResult, command: str) -> bytes:
         )
         add_outcome(case, step.verdict, step.detail, kind="step")
     suites = [counted(suite)]
+    deciding = {(check.name, check.phase, check.subject) for check in result.deciding}
     for version in dict.fromkeys(check.phase for check in result.checks):
         checks = ET.Element("testsuite", name=xml_text(f"checks at {version}"), time="0")
         for check in (one for one in result.checks if one.phase == version):
             case = ET.SubElement(
                 checks, "testcase", classname=f"extension.{check.name}", name=xml_text(check.subject), time="0"
             )
-            decides = check.verdict is not Verdict.FAILED or check in result.deciding
+            decides = check.verdict is not Verdict.FAILED or (check.name, check.phase, check.subject) in deciding
             detail = check.detail if decides else f"between two versions, does not decide: {check.detail}"
             add_outcome(case, check.verdict if decides else Verdict.SKIPPED, detail, kind=check.name)
         suites.append(counted(checks))
@@ -208,6 +220,7 @@ def to_update_page(result: UpdateResult, command: str) -> str:
             columns=COLUMNS,
             rows=version_rows(result),
             failed=[check for check in result.checks if check.verdict is Verdict.FAILED],
+            deciding=result.deciding,
         )
     )
 

@@ -51,6 +51,9 @@ _WORDS: Mapping[str, str] = {
     "duration": "1m",
     "input": "1m",
 }
+# How long a function is asked to wait at most, where it can be asked: drain() waits for a scheduler, which a database
+# gets within 10 s, else for its 60 s, and heeds no statement_timeout while it does (0.67, src/api/mod.rs).
+_PATIENCE: Mapping[tuple[str, str], int] = {("timeout_s", "integer"): 1}
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,9 @@ def _arguments(function: _Function, known: KnownValues | None) -> tuple[list[sql
         if value is None:
             return [], f"{name} {kind}".strip()
         arguments.append(value)
+    for name, kind in function.parameters[function.required :]:
+        if (name, kind) in _PATIENCE:
+            arguments.append(sql.SQL("{} => {}").format(sql.Identifier(name), sql.Literal(_PATIENCE[name, kind])))
     return arguments, ""
 
 

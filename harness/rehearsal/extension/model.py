@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from harness.chain.catalog import CatalogSnapshot
 from harness.rehearsal.model import CheckResult, SourceStall, Verdict
 
+#: In the place of the first version: each that can be installed, one after another.
+EVERY = "every"
 #: Identity and version of the JSON document, equal to ``$id`` of the published schema.
 SCHEMA = "urn:pgtrickle-citus-harness:extension-update:1"
 
@@ -52,11 +55,24 @@ class FunctionOutcome:
 
 
 @dataclass(frozen=True)
+class Fresh:
+    """A fresh installation of one version beside the updated one: ``told`` says whether there is one."""
+
+    told: str
+    catalog: CatalogSnapshot | None = None
+    functions: tuple[FunctionOutcome, ...] = ()
+
+    def in_state(self, state: FunctionState) -> frozenset[str]:
+        """The functions of which this became."""
+        return frozenset(one.identity for one in self.functions if one.state is state)
+
+
+@dataclass(frozen=True)
 class UpdateOptions:
     """What to rehearse.
 
     Attributes:
-        start: the version that it begins at, such as ``0.66.0``.
+        start: the version that it begins at, such as ``0.66.0``; `EVERY`: each that can be installed here.
         target: the version that it ends at.
         dsn: a database whose extension is at ``start``, copied with ``pg_basebackup``; None: a demonstration.
         scripts: directories with more install and update scripts than the installation has; PostgreSQL 18.
@@ -172,7 +188,7 @@ class UpdateResult:
     @property
     def deciding(self) -> tuple[CheckResult, ...]:
         """The checks that failed and decide: all of the last version, and what an application saw on the way."""
-        return deciding(self.checks, self.target)
+        return deciding(self.checks, {self.target, *(arrived(step.start, step.target) for step in self.steps)})
 
     @property
     def passed(self) -> bool:
@@ -180,10 +196,20 @@ class UpdateResult:
         return all(step.verdict is Verdict.PASSED for step in self.steps) and not self.deciding
 
 
-def deciding(checks: Sequence[CheckResult], target: str) -> tuple[CheckResult, ...]:
-    """The failed checks that make a rehearsed update fail."""
+def deciding(checks: Sequence[CheckResult], ends: Collection[str]) -> tuple[CheckResult, ...]:
+    """The failed checks that make a rehearsed update fail; ``ends`` are the phases at which somebody stays."""
     return tuple(
         check
         for check in checks
-        if check.verdict is Verdict.FAILED and (check.phase == target or check.name in ALWAYS_DECIDE)
+        if check.verdict is Verdict.FAILED and (check.phase in ends or check.name in ALWAYS_DECIDE)
     )
+
+
+def arrived(start: str, target: str) -> str:
+    """The phase at the last version, where several first ones are rehearsed."""
+    return f"{target}, from {start}"
+
+
+def after_failed(start: str, target: str) -> str:
+    """The phase at a version that a step to the next one left as it was."""
+    return f"{start}, after {target} failed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
@@ -17,7 +17,7 @@ from harness.postgres import Installation, Server
 from harness.postgres.places import run_dir
 from harness.rehearsal.copying import COPY_DBNAME, Say
 from harness.rehearsal.extension.demonstration import build
-from harness.rehearsal.extension.model import UpdateOptions
+from harness.rehearsal.extension.model import Fresh, UpdateOptions
 from harness.rehearsal.extension.scripts import (
     ScriptDirectory,
     fetch_path,
@@ -32,6 +32,8 @@ from harness.rehearsal.tables import Connection, SourceTable
 
 # An update and a DROP of everything lock each object that they touch.
 _SETTINGS = {**SERVER_SETTINGS, "max_locks_per_transaction": "1024"}
+#: In the place of a source's address.
+DEMONSTRATION = "demonstration"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Place:
         source_dsn: where it came from, without password.
         warnings: what a person should know.
         refused: stream tables of the demonstration that the extension did not make.
+        fresh: what was found of fresh installations, by version: each is made once.
     """
 
     server: Server
@@ -58,6 +61,7 @@ class Place:
     source_dsn: str
     warnings: tuple[Finding, ...] = ()
     refused: tuple[str, ...] = ()
+    fresh: dict[str, Fresh] = field(default_factory=dict, compare=False, repr=False)
 
     def connect(self) -> Connection:
         """A new connection, as superuser, in autocommit."""
@@ -77,35 +81,85 @@ def made_place(options: UpdateOptions, say: Say) -> Iterator[Place]:
         PreflightError: there is no way between the versions, or the source has another one.
         CheckFailedError: the first version cannot be installed.
     """
-    with tempfile.TemporaryDirectory(prefix="harness-extension-") as scratch:
-        directory = Path(scratch)
-        directory.chmod(0o755)  # the server runs as another user
-        place = _copy(options, directory, say) if options.dsn is not None else _demonstrate(options, directory, say)
+    if options.dsn is None:
+        with made_ground(options, say) as ground:
+            say("sources and stream tables", 0.5)
+            yield ground.demonstrate(COPY_DBNAME, options.start, options.target)
+        return
+    with _scratch() as scratch:
+        place = _copy(options, scratch, say)
         try:
             yield place
         finally:
             place.server.destroy()
 
 
-def _demonstrate(options: UpdateOptions, scratch: Path, say: Say) -> Place:
-    installation = find_extension_installation()
-    scripts = gather_scripts(installation, options.scripts, scratch)
-    say("a server for the demonstration", 0.0)
-    server = Server.create(
-        installation, name="extension", settings={**_SETTINGS, **scripts.settings}, keep=options.keep
-    )
-    try:
-        server.start()
-        server.create_database(COPY_DBNAME)
-        with contextlib.closing(server.connect(COPY_DBNAME)) as conn:
-            path = fetch_path(conn, options.start, options.target)
-            install(conn, options.start)
-            say("sources and stream tables", 0.5)
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="harness-extension-") as scratch:
+        directory = Path(scratch)
+        directory.chmod(0o755)  # the server runs as another user
+        yield directory
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A server that finds the scripts, for demonstrations.
+
+    Attributes:
+        server, scripts, library_version: as of a `Place`.
+        fresh: what was found of fresh installations, for all its places.
+    """
+
+    server: Server
+    scripts: ScriptDirectory
+    library_version: str
+    fresh: dict[str, Fresh] = field(default_factory=dict, compare=False, repr=False)
+
+    def demonstrate(self, dbname: str, start: str, target: str) -> Place:
+        """A new database with the extension at the first version, and the demonstration.
+
+        Raises:
+            PreflightError: there is no way between the versions.
+            CheckFailedError: the first version cannot be installed.
+        """
+        self.server.create_database(dbname)
+        with contextlib.closing(self.server.connect(dbname)) as conn:
+            path = fetch_path(conn, start, target)
+            install(conn, start)
             sources, refused = build(conn)
-        return Place(server, COPY_DBNAME, sources, path, scripts, _library(installation), "demonstration", (), refused)
-    except BaseException:
-        server.destroy()
-        raise
+        return Place(
+            self.server,
+            dbname,
+            sources,
+            path,
+            self.scripts,
+            self.library_version,
+            DEMONSTRATION,
+            refused=refused,
+            fresh=self.fresh,
+        )
+
+
+@contextlib.contextmanager
+def made_ground(options: UpdateOptions, say: Say) -> Iterator[Ground]:
+    """Start a server for demonstrations and remove it again.
+
+    Raises:
+        ExtensionMissingError: no PostgreSQL here has the extension.
+    """
+    with _scratch() as scratch:
+        installation = find_extension_installation()
+        scripts = gather_scripts(installation, options.scripts, scratch)
+        say("a server for the demonstration", 0.0)
+        server = Server.create(
+            installation, name="extension", settings={**_SETTINGS, **scripts.settings}, keep=options.keep
+        )
+        try:
+            server.start()
+            yield Ground(server, scripts, _library(installation))
+        finally:
+            server.destroy()
 
 
 def _library(installation: Installation) -> str:
@@ -139,6 +193,7 @@ def _copy(options: UpdateOptions, scratch: Path, say: Say) -> Place:
         check_physical(connection, facts)
         check_room(run_dir(), fetch_cluster_size(connection), physical=True)
         scripts = gather_scripts(installation, options.scripts, scratch)
+        scripts.require_way(options.start, options.target)
         copy = copy_physical(
             connection,
             facts,

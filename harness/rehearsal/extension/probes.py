@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from psycopg import sql
 
-from harness.chain.catalog import CatalogSnapshot
 from harness.errors import CheckFailedError
 from harness.rehearsal.extension import demonstration
 from harness.rehearsal.extension.catalog import differences_from_fresh, snapshot_extension
@@ -18,7 +16,7 @@ from harness.rehearsal.extension.model import (
     FUNCTION_CHECK,
     NEW_CHECK,
     REFRESH_CHECK,
-    FunctionOutcome,
+    Fresh,
     FunctionState,
     VersionFindings,
 )
@@ -30,19 +28,6 @@ from harness.rehearsal.tables import Connection, fetch_tables
 _FRESH = "harness_fresh"
 INSTALLS = "installs"
 NO_SCRIPT = "no script"
-
-
-@dataclass(frozen=True)
-class _Fresh:
-    """A fresh installation of one version: ``told`` says whether there is one."""
-
-    told: str
-    catalog: CatalogSnapshot | None = None
-    functions: tuple[FunctionOutcome, ...] = ()
-
-    def in_state(self, state: FunctionState) -> frozenset[str]:
-        """The functions of which this became."""
-        return frozenset(one.identity for one in self.functions if one.state is state)
 
 
 def look_at_version(
@@ -135,10 +120,16 @@ def known_values(conn: Connection) -> KnownValues | None:
     return None
 
 
-def _look_at_fresh(place: Place, version: str) -> _Fresh:
+def _look_at_fresh(place: Place, version: str) -> Fresh:
     """A fresh installation of one version beside the updated one: its catalog, and what becomes of functions there."""
+    if version not in place.fresh:
+        place.fresh[version] = _make_fresh(place, version)
+    return place.fresh[version]
+
+
+def _make_fresh(place: Place, version: str) -> Fresh:
     if version not in place.scripts.installable:
-        return _Fresh(NO_SCRIPT)
+        return Fresh(NO_SCRIPT)
     server = place.server
     server.create_database(_FRESH)
     try:
@@ -146,11 +137,11 @@ def _look_at_fresh(place: Place, version: str) -> _Fresh:
             try:
                 install(conn, version)
             except CheckFailedError as error:
-                return _Fresh(error.message)
+                return Fresh(error.message)
             demonstration.build(conn)
             snapshot = snapshot_extension(conn)
             known = known_values(conn)
-        return _Fresh(INSTALLS, snapshot, run_functions(lambda: server.connect(_FRESH), known))
+        return Fresh(INSTALLS, snapshot, run_functions(lambda: server.connect(_FRESH), known))
     finally:
         # Its own workers may be connected to it.
         with contextlib.closing(server.connect("postgres")) as conn:

@@ -19,6 +19,7 @@ from harness.rehearsal.extension.model import (
     UpdateOptions,
     UpdateResult,
     VersionFindings,
+    after_failed,
 )
 from harness.rehearsal.extension.place import Place, made_place
 from harness.rehearsal.extension.probes import look_at_version
@@ -137,7 +138,7 @@ class _Run:
         self._write(update)
         self.steps.append(run)
         if run.verdict is Verdict.FAILED:
-            self._look(start, len(self.steps), label=f"{start}, after {target} failed")
+            self._look(start, len(self.steps), label=after_failed(start, target))
         return run.verdict is Verdict.PASSED
 
     def _alter(self, target: str) -> tuple[str, str] | None:

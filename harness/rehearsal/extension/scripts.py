@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from harness.settings import load_settings
 _VERSION = r"[0-9A-Za-z][0-9A-Za-z._+-]*?"
 _SPAN = re.compile(rf"({_VERSION})\.\.({_VERSION})")
 _INSTALLS = re.compile(rf"{EXTENSION}--((?:(?!--).)+)\.sql")
+_UPDATES = re.compile(rf"{EXTENSION}--((?:(?!--).)+)--((?:(?!--).)+)\.sql")
 # extension_control_path came with PostgreSQL 18 (its release notes, "Server Configuration").
 _OWN_DIRECTORY_SINCE = 18
 
@@ -43,6 +44,21 @@ class ScriptDirectory:
         """The versions that have an install script of their own: only these are fresh when they are created."""
         found = (_INSTALLS.fullmatch(path.name) for path in self.directory.glob(f"{EXTENSION}--*.sql"))
         return frozenset(match[1] for match in found if match)
+
+    def require_way(self, start: str, target: str) -> None:
+        """Say no before anything is copied; which way it is, the server says (`fetch_path`).
+
+        Raises:
+            PreflightError: there is no way between the two; names both.
+        """
+        found = (_UPDATES.fullmatch(path.name) for path in self.directory.glob(f"{EXTENSION}--*--*.sql"))
+        updates = {(match[1], match[2]) for match in found if match}
+        reached, fresh = {start}, {start}
+        while fresh:
+            fresh = {after for before, after in updates if before in fresh} - reached
+            reached |= fresh
+        if target not in reached:
+            raise _no_way(start, target, self.installable)
 
 
 def script_directories() -> tuple[Path, ...]:
@@ -135,12 +151,16 @@ def fetch_path(conn: Connection, start: str, target: str) -> tuple[str, ...]:
         known = conn.execute(
             "SELECT version FROM pg_catalog.pg_available_extension_versions WHERE name = %s", [EXTENSION]
         ).fetchall()
-        listed = ", ".join(sorted(version for (version,) in known))
-        finding = Finding(
-            "no_update_path",
-            f"{start}..{target}",
-            f"the scripts here have no way from {start} to {target} (installable: {listed})",
-            "name more scripts with --extension-scripts DIR, or other versions",
-        )
-        raise PreflightError(f"{EXTENSION} cannot be updated from {start} to {target}", (finding,))
+        raise _no_way(start, target, [str(version) for (version,) in known])
     return tuple(str(row[0]).split("--"))
+
+
+def _no_way(start: str, target: str, installable: Iterable[str]) -> PreflightError:
+    listed = ", ".join(sorted(installable))
+    finding = Finding(
+        "no_update_path",
+        f"{start}..{target}",
+        f"the scripts here have no way from {start} to {target} (installable: {listed})",
+        "name more scripts with --extension-scripts DIR, or other versions",
+    )
+    return PreflightError(f"{EXTENSION} cannot be updated from {start} to {target}", (finding,))
