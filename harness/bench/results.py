@@ -25,7 +25,7 @@ def to_results(result: BenchResult, command: str) -> str:
     """
     blocks = [
         "# Results",
-        f"Made by `harness bench report FILE --markdown` from a run of {plain(command)}, {plain(result.started_at)}:",
+        f"Made by `harness bench report RESULT --markdown FILE` from {plain(command)}, {plain(result.started_at)}:",
         f"{describe_bench(result)}. What a figure means is in [benchmarks](benchmarks.md).",
         "## The plan's question",
         plain(answer_plan(result)),

@@ -15,7 +15,7 @@ from harness.bench.load.scripts import SEEDED_ROWS
 from harness.bench.model import Check
 from harness.bench.tables import Column, Table
 from harness.bench.triggers.forms import Form, Level
-from harness.bench.triggers.making import make_captured
+from harness.bench.triggers.making import drop_captured, make_captured
 from harness.errors import RefusedError
 
 # Four on each of two workers: two cores have enough to do, and each client meets every shard.
@@ -33,9 +33,6 @@ _COLUMNS: tuple[tuple[str, LiteralString], ...] = (
     ("quantity", "integer"),
     ("note", "text"),
 )
-# What a capture by hand leaves outside the schema (`harness.bench.triggers.making`).
-_HAND_BUFFER = sql.Identifier("pgtrickle_changes", "by_hand_load_by_hand")
-_HAND_FUNCTION = sql.Identifier("pgtrickle_changes", "by_hand_fn_load_by_hand")
 _SEED = sql.SQL(
     "INSERT INTO {} (id, place, amount, note)"
     " SELECT i, i %% 1000 + 1, i %% 100, 'there from the beginning' FROM generate_series(1, %s) AS i"
@@ -136,8 +133,7 @@ def load_tables(
         }
     finally:
         connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(SCHEMA)))
-        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(_HAND_BUFFER))
-        connection.execute(sql.SQL("DROP FUNCTION IF EXISTS {}()").format(_HAND_FUNCTION))
+        drop_captured(connection, _written_by_hand(is_distributed=is_distributed))
 
 
 def find_tables(connection: psycopg.Connection[Any]) -> set[Strategy]:
@@ -192,11 +188,12 @@ def _hang_nothing(connection: psycopg.Connection[Any], name: sql.Identifier, *, 
 
 
 def _capture_by_hand(connection: psycopg.Connection[Any], *, is_distributed: bool) -> None:
+    make_captured(connection, _written_by_hand(is_distributed=is_distributed), Form(level=Level.ROW))
+
+
+def _written_by_hand(*, is_distributed: bool) -> Table:
     columns = tuple(Column(name, type_, "NULL", lambda _i: None) for name, type_ in _COLUMNS)
-    table = Table(f"load_{Strategy.BY_HAND}", columns, is_distributed, schema=SCHEMA)
-    captured = make_captured(connection, table, Form(level=Level.ROW))
-    if captured.buffer != _HAND_BUFFER:
-        raise AssertionError(f"{captured.buffer} is dropped as {_HAND_BUFFER}")
+    return Table(f"load_{Strategy.BY_HAND}", columns, is_distributed, schema=SCHEMA)
 
 
 def _sum(connection: psycopg.Connection[Any], query: sql.Composed) -> tuple[int, int]:

@@ -12,7 +12,6 @@ from harness.bench.writes import Operation
 NEVER_SLOWER, TIMES_FASTER, CAPTURE_MOST, RATE_LEAST = 1.0, 5.0, 1.8, 0.7
 FASTER_SHARES = (0.001, 0.01)
 _ONE_PERCENT = 0.01
-_BULK_ROWS = 100_000
 
 
 def make_goals(captured: capture.CaptureFound, refreshed: refresh.RefreshFound) -> list[Goal]:
@@ -48,9 +47,18 @@ def _geometric_mean(refreshed: refresh.RefreshFound) -> Goal:
         for ends in zip(*((each.value, each.low, each.high) for each in ratios), strict=True)
     )
     slow = [cell.name for cell in refreshed.too_slow if cell.share in FASTER_SHARES]
-    why = (
-        f"without {', '.join(slow)}, where the extension gave no answer within {refresh.LIMIT_S:.0f} s" if slow else ""
+    once = [
+        cell.name
+        for cell in refreshed.over_peer
+        if cell.share in FASTER_SHARES and cell in refreshed.ours_s and len(refreshed.ours_s[cell].samples) == 1
+    ]
+    said = (
+        [f"without {', '.join(slow)}, where the extension gave no answer within {refresh.LIMIT_S:.0f} s"]
+        if slow
+        else []
     )
+    said += [f"measured once, since the extension takes so long: {', '.join(once)}"] if once else []
+    why = "; ".join(said)
     goal = Goal(name, TIMES_FASTER, Better.HIGHER, interval=Interval(value, low, high), why=why)
     return goal if goal.verdict is Verdict.MET or why else _with_cells(goal, refreshed)
 
@@ -71,7 +79,9 @@ def _recompute(refreshed: refresh.RefreshFound) -> Goal:
     if not cells:
         return Goal(name, NEVER_SLOWER, Better.LOWER, why="nothing was measured")
     said = [cell for cell in cells if refreshed.actions[cell][0] == "FULL"]
-    counted = {cell: found for cell, found in cells.items() if cell not in said} or cells
+    counted = {cell: found for cell, found in cells.items() if cell not in said}
+    if not counted:
+        return Goal(name, NEVER_SLOWER, Better.LOWER, why="AUTO recomputes in every cell, and says so")
     worst = max(counted.values(), key=lambda each: each.interval.value)
     short = _short((cell.name, found) for cell, found in counted.items())
     parts = [f"slower than recomputing: {short}"] if short else []
@@ -85,18 +95,29 @@ def _short(found: Iterable[tuple[str, Ratio]]) -> str:
 
 def _bulk(captured: capture.CaptureFound, operation: Operation) -> Goal:
     """The worse of with a key and without."""
-    name = f"peer/capture/{operation}_{_BULK_ROWS}"
+    name = f"peer/capture/{operation}_{capture.BULK_ROWS}"
     found = {
         cell: each
         for cell, each in captured.over_none.items()
-        if cell.operation is operation and cell.rows == _BULK_ROWS
+        if cell.operation is operation and cell.rows == capture.BULK_ROWS
     }
     if not found:
         return Goal(name, CAPTURE_MOST, Better.LOWER, why="nothing was measured")
+    if {cell.has_key for cell in found} != {True, False}:
+        return Goal(
+            name, CAPTURE_MOST, Better.LOWER, why="the time was up before it was measured with a key and without"
+        )
     worst = max(found.values(), key=lambda each: each.interval.value)
-    words = ", ".join(f"{cell.name} {each.interval.value:.2f}x" for cell, each in found.items())
+    words = ", ".join(f"{cell.name} {each.interval.value:.2f}x{_limit(captured, cell)}" for cell, each in found.items())
     why = words if worst.interval.value > CAPTURE_MOST else ""
     return Goal(name, CAPTURE_MOST, Better.LOWER, interval=worst.interval, why=why)
+
+
+def _limit(captured: capture.CaptureFound, cell: capture.Cell) -> str:
+    limit = captured.limit.get(cell)
+    if limit is None:
+        return ""
+    return f" (a trigger by hand that writes the same rows and no more {limit.interval.value:.2f}x)"
 
 
 def _rate(captured: capture.CaptureFound) -> Goal:
@@ -107,4 +128,6 @@ def _rate(captured: capture.CaptureFound) -> Goal:
     why = ""
     if ours.interval.value < RATE_LEAST and theirs is not None:
         why = f"{capture.CLIENTS} clients; the extension keeps {theirs.interval.value:.3f} of the rate"
+        if (limit := captured.rate.get(capture.BY_HAND)) is not None:
+            why += f", a row trigger by hand that writes the row once more {limit.interval.value:.3f}"
     return Goal(name, RATE_LEAST, Better.HIGHER, interval=ours.interval, why=why)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,7 +14,7 @@ from harness.bench.byhand import DISTINCT, FEW_GROUPS, FILTER, JOIN, MANY_GROUPS
 from harness.bench.comparing import share_text
 from harness.bench.interleaved import Contestant, measure, ratio
 from harness.bench.model import Check, Gathered, Measurement, Ratio, Refusal, Tell
-from harness.bench.peer.sides import Side, Sides, TooSlowError
+from harness.bench.peer.sides import Side, Sides, TooSlowError, rounds_for
 from harness.bench.sales import make_sales
 from harness.engines import Done
 from harness.trickle.canonical import plain_query
@@ -66,7 +68,7 @@ class RefreshFound:
     Attributes:
         over_peer: each cell's ratio of ours to the extension.
         over_recompute: each cell's ratio of ours to plain recomputing.
-        actions: what ours did in a cell, and what the extension says it did.
+        actions: what ours did in a cell, and what the extension says it did; in more than one way if the rounds differ.
         too_slow: cells in which the extension did not answer in time.
         ours_s: what ours took in each cell.
     """
@@ -93,12 +95,17 @@ class _Changes:
         self._sides, self._rows = sides, rows
         self._number = 0
         self._waiting: set[str] = set()
-        self.readers: frozenset[str] = frozenset()
+        self._readers: frozenset[str] = frozenset()
+
+    def begin(self, readers: Iterable[str]) -> None:
+        """From here on each of these reads every change once; nobody has yet."""
+        self._readers = frozenset(readers)
+        self._waiting = set()
 
     def before(self, reader: str, share: float) -> None:
         if reader not in self._waiting:
             self.make(share)
-            self._waiting = set(self.readers)
+            self._waiting = set(self._readers)
         self._waiting.discard(reader)
 
     def make(self, share: float) -> None:
@@ -189,39 +196,70 @@ def _measure_operator(run: _Run, operator: Operator, shares: Sequence[float]) ->
     for share in shares:
         cell = Cell(operator, share)
         run.tell(cell.name)
-        if not is_left_out and not _answers(run, changes, cell):
+        if not is_left_out and not _measure_with_peer(run, cell, by_hand, changes):
             is_left_out = True
             # Its changes wait no longer: it begins anew, and is asked no more.
             peer.tables.drop(_KEPT)
             peer.tables.create(_KEPT, operator.query, mode="AUTO")
         if is_left_out:
             run.found.too_slow.append(cell)
-        _measure_cell(run, cell, by_hand, changes, with_peer=not is_left_out)
+            _measure_cell(run, cell, by_hand, changes, None)
     for side in run.sides.both:
         side.tables.drop(_KEPT)
+    # The extension leaves it, with the columns that this query read, and the next one's writes would fail
+    # (scenarios/beside/test_verbs.py).
+    peer.connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(peer.buffer("facts")))
     ours.connection.execute(b"DROP TABLE again")
     ours.connection.execute(b"DROP MATERIALIZED VIEW viewed")
 
 
-def _answers(run: _Run, changes: _Changes, cell: Cell) -> bool:
-    """One refresh with each, which is the warm-up; whether the extension's ends in time."""
-    peer = run.sides.peer
-    changes.make(cell.share)
-    run.sides.ours.tables.refresh(_KEPT)
+def _measure_with_peer(run: _Run, cell: Cell, by_hand: ByHand, changes: _Changes) -> bool:
+    """With both; false, with a refusal and nothing else kept, if one of the extension's refreshes does not end in time.
+
+    The warm-up may: in mode AUTO the next one can go another way.
+    """
     try:
-        with peer.limited(LIMIT_S):
-            peer.tables.refresh(_KEPT)
+        _measure_cell(run, cell, by_hand, changes, _answer_s(run, changes, cell))
     except TooSlowError as error:
-        run.gathered.refusals.append(Refusal(f"{cell.name}/{peer.name}", str(error)))
+        run.gathered.refusals.append(Refusal(f"{cell.name}/{run.sides.peer.name}", str(error)))
         return False
     return True
 
 
-def _measure_cell(run: _Run, cell: Cell, by_hand: ByHand, changes: _Changes, *, with_peer: bool) -> None:
+def _answer_s(run: _Run, changes: _Changes, cell: Cell) -> float:
+    """One refresh with each, which is the warm-up; the extension's seconds.
+
+    Raises:
+        TooSlowError: it did not end in time.
+    """
+    peer = run.sides.peer
+    changes.make(cell.share)
+    run.sides.ours.tables.refresh(_KEPT)
+    begun = time.perf_counter()
+    with peer.limited(LIMIT_S):
+        peer.tables.refresh(_KEPT)
+    return time.perf_counter() - begun
+
+
+def _measure_cell(run: _Run, cell: Cell, by_hand: ByHand, changes: _Changes, took_s: float | None) -> None:
+    """With the extension if it answered, in the seconds that the warm-up took.
+
+    Raises:
+        TooSlowError: a refresh of it did not end in time; nothing was gathered.
+    """
     ours, peer = run.sides.both
+    with_peer = took_s is not None
     sides = {side.name: side for side in (run.sides.both if with_peer else (ours,))}
     done: dict[str, Done] = {}
-    actions: dict[str, str] = {}
+    actions: dict[str, set[str]] = {name: set() for name in sides}
+
+    def prepare(name: str) -> None:
+        # Refreshes are limited, what the rounds need besides is not.
+        if with_peer:
+            peer.limit(None)
+        changes.before(name, cell.share)
+        if with_peer:
+            peer.limit(LIMIT_S)
 
     def act(name: str) -> None:
         if name in sides:
@@ -233,24 +271,26 @@ def _measure_cell(run: _Run, cell: Cell, by_hand: ByHand, changes: _Changes, *, 
 
     def look(name: str) -> None:
         if name in done:
-            actions[name] = done[name].action
+            actions[name].add(done[name].action)
 
     names = [*sides, *(way for way, shares in _RECOMPUTED_AT.items() if cell.share in shares)]
-    changes.readers = frozenset(names)
+    changes.begin(names)
     contestants = [
         Contestant(
             f"{cell.name}/{name}",
             partial(act, name),
-            before=partial(changes.before, name, cell.share),
+            before=partial(prepare, name),
             after=partial(look, name),
         )
         for name in names
     ]
-    times = measure(contestants, rounds=run.rounds, warmups=0, deadline=run.is_up)
+    rounds = rounds_for(run.rounds, took_s, is_short=not cell.share)
+    with peer.limited(LIMIT_S) if with_peer else nullcontext():
+        times = measure(contestants, rounds=rounds, warmups=0, deadline=run.is_up)
     measured = dict(zip(names, times, strict=True))
     run.gathered.measurements += times
     run.found.ours_s[cell] = measured[ours.name]
-    run.found.actions[cell] = (actions[ours.name], actions.get(peer.name, ""))
+    run.found.actions[cell] = (_words(actions[ours.name]), _words(actions.get(peer.name, ())))
     if with_peer:
         run.found.over_peer[cell] = ratio(measured[ours.name], measured[peer.name])
         run.gathered.ratios.append(run.found.over_peer[cell])
@@ -260,6 +300,10 @@ def _measure_cell(run: _Run, cell: Cell, by_hand: ByHand, changes: _Changes, *, 
     if MATVIEW in measured:
         run.gathered.ratios.append(ratio(measured[ours.name], measured[MATVIEW]))
     _check(run, cell, tuple(sides.values()))
+
+
+def _words(actions: Iterable[str]) -> str:
+    return " and ".join(sorted(actions))
 
 
 _SUM = sql.SQL("SELECT count(*), coalesce(sum(hash_record_extended(ROW({}), 0)::numeric), 0) FROM {} AS t")

@@ -27,6 +27,10 @@ from harness.postgres.server import Server
 from harness.trickle.names import stable_name
 
 QUERY_CANCELED = "57014"
+# What takes longer is measured once: it is no matter of noise.
+LONG_S = 5.0
+# What takes a few milliseconds is one, and costs nothing to measure more often.
+_SHORT_TIMES = 3
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,15 @@ class Side:
         """Where changes of a table in ``public`` are kept; both name it alike (D1)."""
         return sql.Identifier("pgtrickle_changes", f"changes_{stable_name('public', table)}")
 
+    def limit(self, seconds: float | None) -> None:
+        """The server ends each statement from here on that takes longer; None: none."""
+        if seconds is None:
+            self.connection.execute("RESET statement_timeout")
+        else:
+            self.connection.execute(
+                sql.SQL("SET statement_timeout = {}").format(sql.Literal(f"{seconds * 1000:.0f}ms"))
+            )
+
     @contextmanager
     def limited(self, seconds: float) -> Iterator[None]:
         """The server ends what takes longer inside the block.
@@ -68,7 +81,7 @@ class Side:
         Raises:
             TooSlowError: it did.
         """
-        self.connection.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(f"{seconds:.0f}s")))
+        self.limit(seconds)
         try:
             yield
         except EngineRefusedError as error:
@@ -76,7 +89,7 @@ class Side:
                 raise
             raise TooSlowError(seconds) from None
         finally:
-            self.connection.execute("RESET statement_timeout")
+            self.limit(None)
 
 
 class TooSlowError(Exception):
@@ -89,6 +102,21 @@ class TooSlowError(Exception):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"no answer within {seconds:.0f} s")
         self.seconds = seconds
+
+
+def rounds_for(wanted: int, took_s: float | None, *, is_short: bool = False) -> int:
+    """How many rounds a cell has.
+
+    Args:
+        wanted: of one that is quick.
+        took_s: what the extension took in the warm-up, in seconds; None: it gave no answer, and is left out.
+        is_short: all of it is a matter of milliseconds, what is done before included.
+    """
+    if is_short:
+        return _SHORT_TIMES * wanted
+    if took_s is None or took_s < 1:
+        return wanted
+    return min(wanted, 3) if took_s < LONG_S else 1
 
 
 @dataclass(frozen=True)

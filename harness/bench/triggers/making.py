@@ -80,8 +80,7 @@ def make_captured(connection: Connection, table: Table, form: Form) -> Captured:
     Returns:
         The table with its buffer.
     """
-    name = f"by_hand_{table.name}"
-    buffer = sql.Identifier(SCHEMA, name)
+    buffer = _buffer(table)
     _make_buffer(connection, table, buffer, form)
     shards: tuple[tuple[str, str], ...] = ()
     if table.is_distributed:
@@ -89,9 +88,15 @@ def make_captured(connection: Connection, table: Table, form: Form) -> Captured:
             _SHARDS_QUERY, [table.quoted.as_string(connection), buffer.as_string(connection)]
         ).fetchall()
         shards = tuple((str(shard), str(own)) for shard, own in found)
-    body = function_body(table, Target(name, shards), form)
+    body = function_body(table, Target(_buffer_name(table), shards), form)
     make_triggers(connection, table, body, form)
     return Captured(table, buffer, has_position=form.position is not None)
+
+
+def drop_captured(connection: Connection, table: Table) -> None:
+    """Take a capture by hand away: triggers, function and buffer; done where there is none, it does nothing."""
+    connection.execute(sql.SQL("DROP FUNCTION IF EXISTS {}() CASCADE").format(_function(table)))
+    connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(_buffer(table)))
 
 
 def make_empty_trigger(connection: Connection, table: Table) -> Captured:
@@ -138,8 +143,20 @@ def _trigger_query(
     )
 
 
+def _buffer_name(table: Table) -> str:
+    return f"by_hand_{table.name}"
+
+
+def _buffer(table: Table) -> sql.Identifier:
+    return sql.Identifier(SCHEMA, _buffer_name(table))
+
+
+def _function(table: Table) -> sql.Identifier:
+    return sql.Identifier(SCHEMA, f"by_hand_fn_{table.name}")
+
+
 def _make_function(connection: Connection, table: Table, body: sql.Composed) -> sql.Identifier:
-    function = sql.Identifier(SCHEMA, f"by_hand_fn_{table.name}")
+    function = _function(table)
     connection.execute(
         sql.SQL(
             "CREATE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
