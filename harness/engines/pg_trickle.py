@@ -58,11 +58,9 @@ class _Refreshed:
         last = self._connection.execute(_LAST_REFRESH, [self._name]).fetchone()
         if last is None:
             return "NO_DATA", "its history has no row of it"
-        # Its history says DIFFERENTIAL of a refresh that fell back, and of one that had nothing to do (0.67); the other
-        # column, and the counts, say what it did.
-        action = (known[8] if known else "") or str(last[0])
-        if action == "DIFFERENTIAL" and not last[3] and not last[4]:
-            action = "NO_DATA"
+        # Its history says DIFFERENTIAL of a refresh that fell back, and of one that had nothing to do; the other column
+        # keeps what it had then (0.67). The counts say whether it did something.
+        action = "NO_DATA" if not last[3] and not last[4] else (known[8] if known else "") or str(last[0])
         return action, f"history: {last[0]}, +{last[3]} -{last[4]} {last[2]}".strip()
 
     @property

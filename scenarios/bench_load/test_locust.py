@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import subprocess
 import threading
@@ -158,7 +159,8 @@ def test_page_is_for_this_machine_alone(database: Node) -> None:
     finally:
         # Locust first: the command around it then takes its tables away.
         for each in psutil.Process(process.pid).children(recursive=True):
-            each.terminate()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.terminate()
         process.wait(60)
         lease.release()
     assert database.value("SELECT to_regnamespace(%s)", [SCHEMA]) is None

@@ -84,3 +84,53 @@ WRITES: Mapping[str, Expected] = {
         "unlike", "DID NOT RAISE", "0.67 refuses writes row by row: a statement of no rows passes"
     ),
 }
+
+
+def _unwritable(words: str) -> Expected:
+    return Expected(
+        "failed",
+        re.escape(f"a write to the source failed: {words}"),
+        f"0.67 makes each UPDATE of the source fail: {words}",
+    )
+
+
+COLUMN_TYPES: Mapping[str, Expected] = {
+    name: _unwritable(f"operator does not exist: {name} = {name}") for name in ("json", "point", "polygon")
+}
+_LARGE = Expected(
+    "refused",
+    "index row requires 32032 bytes, maximum size is 8191",
+    "0.67: a row's values go whole into an index, and 32,000 bytes do not fit",
+)
+LARGE_VALUES: Mapping[str, Expected] = {"key": _LARGE, "without": _LARGE}
+NAMES_OF_TABLES: Mapping[str, Expected] = {
+    "Upper case": _failed('syntax error at or near "case_1"'),
+    'qu"ote': _failed('syntax error at or near ""ote_1 AS ('),
+    "it's": _failed("syntax error at or near \"'s_1 AS ("),
+    "%I $1 {}": _failed('syntax error at or near "%"'),
+}
+
+
+def _one_hash(missing: int, extra: int) -> Expected:
+    figure = f"{missing} rows missing, {extra} extra"
+    return Expected(
+        "lost" if missing else "wrong",
+        f"^after [A-Z_]+: {figure}",
+        f"0.67 takes two keys of one hash for one, without an error: {figure}",
+    )
+
+
+ONE_HASH: Mapping[str, Expected] = {
+    "texts, groups, key": _one_hash(1, 0),
+    "texts, groups, without": _one_hash(1, 0),
+    "texts, distinct, key": _one_hash(1, 0),
+    "texts, distinct, without": _one_hash(1, 1),
+    "texts, values, key": _one_hash(0, 1),
+    "texts, values, without": _one_hash(1, 1),
+    "texts, joined, without": _one_hash(0, 1),
+    "pairs, pairs, key": _one_hash(1, 0),
+    "pairs, pairs, without": _one_hash(1, 0),
+    "pairs, values, key": _one_hash(1, 1),
+    "pairs, rows, key": _one_hash(1, 0),
+    "pairs, joined, without": _one_hash(0, 1),
+}

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 import pytest
 
 from harness.clusters import Cluster
@@ -39,14 +40,18 @@ class Shop(Ground):
         for text in (CHANGES, MORE_CHANGES, *self.more_changes):
             self.connection.execute(text.encode())
 
-    def refreshed(self, name: str) -> Done:
+    def refreshed(self, name: str, *, as_text: bool = False) -> Done:
         """Refresh, and compare with the query.
+
+        Args:
+            name: of the stream table.
+            as_text: compare rows as they are written, for types without equality, and looks that differ.
 
         Raises:
             AssertionError: they differ.
         """
         done = self.tables.refresh(name)
-        difference = self.tables.difference(name)
+        difference = self.tables.difference(name, as_text=as_text)
         assert difference.is_equal, f"after {done.action}: {difference}"
         return done
 
@@ -68,16 +73,41 @@ class Shop(Ground):
                 self.tables.drop(name)
 
 
-def each_of(values: Mapping[str, str], expected: Mapping[str, Expected]) -> list[Any]:
+@contextmanager
+def writing() -> Iterator[None]:
+    """Writes to a source, which an engine that follows it must not stop.
+
+    Raises:
+        AssertionError: one failed; its error's words.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        said = error.diag.message_primary or str(error)
+        raise AssertionError(f"a write to the source failed: {said}") from error
+
+
+def each_of(
+    values: Mapping[str, str], expected: Mapping[str, Expected], since: Mapping[str, str] | None = None
+) -> list[Any]:
     """Parameters of a scenario, each with what is expected of the extension there.
 
     Args:
         values: by the words that name them.
         expected: by the same words, where the extension does something else.
+        since: by the same words, what a server must be to know it.
     """
+    versions = since or {}
     assert expected.keys() <= values.keys(), f"nothing is tried as {expected.keys() - values.keys()}"
     return [
-        pytest.param(value, id=words, marks=expected[words].mark() if words in expected else ())
+        pytest.param(
+            value,
+            id=words,
+            marks=[
+                *([expected[words].mark()] if words in expected else ()),
+                *([pytest.mark.postgres(versions[words])] if words in versions else ()),
+            ],
+        )
         for words, value in values.items()
     ]
 

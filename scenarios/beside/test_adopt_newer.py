@@ -22,10 +22,12 @@ from harness.errors import PreflightError
 from harness.postgres import Node, Server
 from harness.rehearsal.extension import demonstration
 from harness.rehearsal.model import Verdict
-from harness.rehearsal.options import STEPS, RehearsalOptions
+from harness.rehearsal.options import STEPS, Progress, RehearsalOptions
 from harness.rehearsal.run import rehearse
 from harness.trickle import StreamTables
 from harness.trickle.oracle import compare
+from scenarios.beside import newer_installation
+from scenarios.beside.newer_installation import MANY
 from scenarios.fixtures.skips import skip_extension
 
 Connection = psycopg.Connection[TupleRow]
@@ -63,6 +65,9 @@ def newer_server() -> Iterator[Server]:
         server.create_database("made")
         with contextlib.closing(server.connect("made")) as conn:
             _build(conn)
+        server.create_database("many")
+        with contextlib.closing(server.connect("many")) as conn:
+            newer_installation.build(conn)
         server.close()
         # ALTER SYSTEM writes an empty list as one library without a name, with which no server starts (PostgreSQL 18).
         server.set("shared_preload_libraries", "plpgsql")
@@ -114,6 +119,18 @@ def test_stream_tables_are_taken_over_and_kept_up_to_date(newer: Node) -> None:
         assert [name for name in (*TABLES, "shop.sums") if not compare(conn, name).is_equal] == []
 
 
+def test_stream_tables_of_many_kinds_are_taken_over(newer_server: Server) -> None:
+    with newer_server.temporary_database("many_taken", template="many") as node:
+        assert adopt(node.dsn(), mode="differential").rebuilt == tuple(sorted(MANY))
+        runner.upgrade(node.dsn())
+        with contextlib.closing(node.connect()) as conn, StreamTables(conn) as tables:
+            for changes in ("", newer_installation.CHANGES):
+                conn.execute(changes.encode())
+                for name in MANY:
+                    tables.refresh(name)
+                assert [name for name in MANY if not compare(conn, name).is_equal] == []
+
+
 def test_taken_over_it_goes_down_to_the_baseline_and_up_again(newer: Node) -> None:
     adopt(newer.dsn(), mode="differential")
     for _ in range(2):
@@ -158,6 +175,23 @@ def test_what_cannot_be_taken_is_refused_by_name(newer: Node, change: str, code:
         assert conn.execute("SELECT to_regclass('pgtrickle.alembic_version')").fetchone() == (None,)
 
 
+def test_rows_that_an_older_version_left_are_refused_by_table(newer: Node) -> None:
+    """0.30 and before made it by their own script, so it is a member after every update, and would leave with them."""
+    with contextlib.closing(newer.connect()) as conn:
+        conn.execute("SET event_triggers = off")
+        conn.execute("CREATE TABLE pgtrickle.pgt_subscriptions (stream_table text, channel text)")
+        conn.execute("ALTER EXTENSION pg_trickle ADD TABLE pgtrickle.pgt_subscriptions")
+        conn.execute("INSERT INTO pgtrickle.pgt_subscriptions VALUES ('shop.totals', 'listeners')")
+    with pytest.raises(PreflightError) as refused:
+        adopt(newer.dsn(), mode="differential")
+    (finding,) = refused.value.findings
+    assert (finding.code, finding.subject) == ("arrangement_not_taken", "pgtrickle.pgt_subscriptions")
+    assert "1 row(s)" in finding.message
+    with contextlib.closing(newer.connect()) as conn:
+        conn.execute("DELETE FROM pgtrickle.pgt_subscriptions")
+    assert len(adopt(newer.dsn(), mode="differential").rebuilt) == 6
+
+
 def test_immediate_is_refused_unless_it_may_change(newer: Node) -> None:
     with pytest.raises(PreflightError) as refused:
         adopt(newer.dsn())
@@ -173,6 +207,15 @@ def test_rehearsal_takes_it_over_in_a_base_backup(newer_server: Server) -> None:
         (finding,) = refused.value.findings
         assert finding.code == "other_version"
         assert "--copy physical" in finding.hint
+        with contextlib.closing(node.connect()) as conn:
+            conn.execute("UPDATE pgtrickle.pgt_stream_tables SET fuse_mode = 'on' WHERE pgt_name = 'pages'")
+        told: list[Progress] = []
+        with pytest.raises(PreflightError) as refused:
+            rehearse(RehearsalOptions(dsn=node.dsn(), copy="physical"), told.append)
+        assert [(one.code, one.subject) for one in refused.value.findings] == [("feature_not_taken", "shop.pages")]
+        assert {one.step for one in told} == {"look"}, "nothing was copied"
+        with contextlib.closing(node.connect()) as conn:
+            conn.execute("UPDATE pgtrickle.pgt_stream_tables SET fuse_mode = 'off'")
         result = rehearse(RehearsalOptions(dsn=node.dsn(), copy="physical", seed=2))
     assert [check for check in result.checks if check.verdict is Verdict.FAILED] == []
     assert [(step.name, step.verdict) for step in result.steps] == [(name, Verdict.PASSED) for name in STEPS]

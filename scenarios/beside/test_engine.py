@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import psycopg
 import pytest
 
-from harness.engines import Engine
 from harness.engines.model import Tables
 from scenarios.beside.expected import CITEXT, STORAGE_DDL, WRITES
-from scenarios.beside.shops import Shop, each_of, open_shop
+from scenarios.beside.shops import Shop, each_of
 from scenarios.engine import test_extremes, test_layers, test_storage_ddl, test_types_elsewhere, test_values
 from scenarios.engine.shop import TOTALS
 from scenarios.fixtures.skips import skip_environment
@@ -24,12 +22,6 @@ VOTES = (
     "DELETE FROM votes",
     "INSERT INTO votes SELECT i, 'same' FROM generate_series(1, 1000) i",
 )
-
-
-@pytest.fixture
-def shop(stream_engine: Engine, request: pytest.FixtureRequest) -> Iterator[Shop]:
-    with open_shop(stream_engine, request) as made:
-        yield made
 
 
 def _run(shop: Shop, *statements: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 
@@ -81,7 +82,8 @@ def test_a_kill_at_any_moment_of_the_first_start_does_no_harm(make_node: MakeNod
         node.begin()
         time.sleep(after_s)
         for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
+                process.kill()
         node.wait_end()
         wait_until("the killed to be gone", lambda: not processes_below(node.root), deadline_s=5)
     node.start()

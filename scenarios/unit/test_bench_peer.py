@@ -87,6 +87,32 @@ def test_cell_that_auto_recomputes_is_said_and_not_counted() -> None:
     assert goal.why == f"AUTO recomputes, and says so: {other.name}"
 
 
+def test_all_cells_that_auto_recomputes_decide_nothing() -> None:
+    refreshed = _refreshed()
+    refreshed.actions[FAST] = ("FULL", "FULL")
+    goal = {goal.name: goal for goal in make_goals(_captured(), refreshed)}["peer/refresh/over_recomputing"]
+    assert (goal.verdict, goal.why) == (Verdict.NOT_MEASURED, "AUTO recomputes in every cell, and says so")
+
+
+def test_cell_that_auto_recomputed_in_some_rounds_counts() -> None:
+    refreshed = _refreshed()
+    refreshed.over_recompute[FAST] = _ratio(1.2)
+    refreshed.actions[FAST] = ("DIFFERENTIAL and FULL", "FULL")
+    goal = {goal.name: goal for goal in make_goals(_captured(), refreshed)}["peer/refresh/over_recomputing"]
+    assert goal.verdict is Verdict.NOT_MET
+
+
+def test_limit_is_said_beside_what_falls_short() -> None:
+    captured = _captured()
+    captured.limit = {cell: _ratio(1.7) for cell in captured.over_none if cell.rows > 1}
+    captured.rate["by_hand"] = _ratio(0.8)
+    goals = {goal.name: goal for goal in make_goals(captured, _refreshed())}
+    assert "key 1.90x (a trigger by hand that writes the same rows and no more 1.70x)" in (
+        goals["peer/capture/update_100000"].why
+    )
+    assert goals["peer/single_row_rate"].why.endswith("a row trigger by hand that writes the row once more 0.800")
+
+
 def test_cells_without_an_answer_are_named_beside_the_mean() -> None:
     refreshed = _refreshed()
     refreshed.too_slow.append(Cell(JOIN, 0.01))

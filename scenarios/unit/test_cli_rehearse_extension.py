@@ -45,6 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> int
     ("arguments", "words"),
     [
         (("--extension-update", "0.67.0"), "names no two versions"),
+        (("--extension-update", "every..0.67.0", "--dsn", "dbname=shop"), "a database is at one version"),
         ((*SPAN, "--crash"), "does not go with --crash"),
         ((*SPAN, "--dump", "shop.dump"), "does not go with --dump"),
         ((*SPAN, "--sources", "3"), "does not go with --sources"),
