@@ -17,7 +17,7 @@ from harness.errors import BadInputError, MissingPrivilegeError, StreamTableNotF
 from harness.trickle.frontier import Cut, read_cut
 
 # The revision that brought what this module reads.
-REVISION = "0012"
+REVISION = "0013"
 # How this project's storage is told from 0.2's (pgt_stream_tables.storage_format).
 STORAGE_FORMAT = 1
 # After so many failed refreshes in a row a stream table is in status ERROR, as in pg_trickle.
