@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, LiteralString
 
 from harness.clusters.configuration import node_settings
 from harness.clusters.running import node_password_file
@@ -22,7 +22,15 @@ from harness.postgres.server_node import ServerNode
 from harness.settings import load_citus_settings
 
 # Copying a shard of a test takes a second; behind writers and on a busy machine more.
-_MOVE_DEADLINE_S = 120.0
+_MOVE_DEADLINE_S = 60.0
+# All that a worker has, or that is to be spread.
+_MOVES_DEADLINE_S = 120.0
+# Undoing is tried again, so one try is shorter: a subscription that never catches up is waited for two hours by Citus
+# (citus.logical_replication_timeout), and the next move comes through (docs/faults.md).
+_PUT_BACK_TRY_S = 40.0
+_PUT_BACK_DEADLINE_S = 150.0
+# A server that ends a statement says so within this many seconds; one that is frozen does not.
+_ANSWER_S = 10.0
 # How shards are copied: by logical replication writers go on (F12), and each shard takes a second; else they wait.
 TransferMode = Literal["force_logical", "block_writes"]
 
@@ -60,26 +68,47 @@ def fetch_placements(site: Site) -> list[Placement]:
     ]
 
 
-def move_shard(site: Site, shard_id: int, source: str, target: str, mode: TransferMode = "force_logical") -> None:
+def move_shard(
+    site: Site,
+    shard_id: int,
+    source: str,
+    target: str,
+    mode: TransferMode = "force_logical",
+    *,
+    deadline_s: float = _MOVE_DEADLINE_S,
+) -> None:
     """`citus_move_shard_placement`, with all that is colocated; writers go on but for its last moment (F12, F16).
 
-    Runs on the coordinator. Leaves: the shard on the target.
+    Runs on the coordinator. Leaves: the shard on the target; where it was if it was not moved.
 
     Args:
         site: the cluster.
         shard_id: which shard.
         source, target: names of workers.
         mode: whether writers go on meanwhile.
+        deadline_s: the server ends the move after this many seconds.
 
     Raises:
-        psycopg.Error: it was not moved.
+        psycopg.Error: it was not moved; `psycopg.errors.QueryCanceled` at the deadline.
     """
     places = {name: _registered(site, name) for name in (source, target)}
-    site.sql(
+    _move(
+        site,
         "SELECT pg_catalog.citus_move_shard_placement(%s::bigint, %s, %s::int, %s, %s::int, %s)",
         [shard_id, *places[source], *places[target], mode],
-        deadline_s=_MOVE_DEADLINE_S,
+        deadline_s,
     )
+
+
+def _move(site: Site, statement: LiteralString, values: list[Any], deadline_s: float) -> None:
+    """A statement that moves shards, in a session of its own, and what it leaves to be dropped is dropped.
+
+    The server ends it: one whose client went away at a deadline would move on, against the next try. The client's own
+    deadline comes later, for a coordinator that is frozen.
+    """
+    with closing(site.coordinator.connect(site.dbname, deadline_s=deadline_s + _ANSWER_S)) as connection:
+        connection.execute("SELECT pg_catalog.set_config('statement_timeout', %s, false)", [f"{deadline_s:g}s"])
+        connection.execute(statement, values)
     clean_up(site)
 
 
@@ -124,12 +153,12 @@ def shard_moved(site: Site, rng: random.Random) -> Iterator[Placement]:
             start_all(site.nodes)
             now = next((one for one in fetch_placements(site) if one.shard_id == moved.shard_id), None)
             if now is not None and now.node != moved.node:
-                move_shard(site, moved.shard_id, now.node, moved.node)
+                move_shard(site, moved.shard_id, now.node, moved.node, deadline_s=_PUT_BACK_TRY_S)
 
-        insist(f"shard {moved.shard_id} to be back on {moved.node}", put_back)
+        insist(f"shard {moved.shard_id} to be back on {moved.node}", put_back, deadline_s=_PUT_BACK_DEADLINE_S)
 
 
-def rebalance(site: Site, mode: TransferMode = "force_logical") -> None:
+def rebalance(site: Site, mode: TransferMode = "force_logical", *, deadline_s: float = _MOVES_DEADLINE_S) -> None:
     """`rebalance_table_shards`: shards of all tables are spread evenly over the workers; runs on the coordinator.
 
     Leaves: the shards where the rebalancer wants them; nothing is put back.
@@ -137,12 +166,12 @@ def rebalance(site: Site, mode: TransferMode = "force_logical") -> None:
     Args:
         site: the cluster.
         mode: whether writers go on meanwhile.
+        deadline_s: the server ends it after this many seconds.
 
     Raises:
         psycopg.Error: a shard could not be moved; those moved before stay moved.
     """
-    site.sql("SELECT pg_catalog.rebalance_table_shards(shard_transfer_mode => %s)", [mode], deadline_s=_MOVE_DEADLINE_S)
-    clean_up(site)
+    _move(site, "SELECT pg_catalog.rebalance_table_shards(shard_transfer_mode => %s)", [mode], deadline_s)
 
 
 @contextmanager
@@ -172,14 +201,13 @@ def worker_drained(site: Site, worker: ServerNode, mode: TransferMode = "force_l
                 list(address),
                 deadline_s=15,
             )
-            rebalance(site, mode)
+            rebalance(site, mode, deadline_s=_PUT_BACK_TRY_S)
 
-        insist(f"{worker.name} to have shards again", put_back)
+        insist(f"{worker.name} to have shards again", put_back, deadline_s=_PUT_BACK_DEADLINE_S)
 
 
-def _drain(site: Site, address: tuple[str, int], mode: TransferMode) -> None:
-    site.sql("SELECT pg_catalog.citus_drain_node(%s, %s::int, %s)", [*address, mode], deadline_s=_MOVE_DEADLINE_S)
-    clean_up(site)
+def _drain(site: Site, address: tuple[str, int], mode: TransferMode, deadline_s: float = _MOVES_DEADLINE_S) -> None:
+    _move(site, "SELECT pg_catalog.citus_drain_node(%s, %s::int, %s)", [*address, mode], deadline_s)
 
 
 def clean_up(site: Site) -> None:
@@ -231,9 +259,9 @@ def worker_removed(site: Site, worker: ServerNode, mode: TransferMode = "force_l
                 list(address),
                 deadline_s=15,
             )
-            rebalance(site, mode)
+            rebalance(site, mode, deadline_s=_PUT_BACK_TRY_S)
 
-        insist(f"{worker.name} to be in the cluster again", put_back)
+        insist(f"{worker.name} to be in the cluster again", put_back, deadline_s=_PUT_BACK_DEADLINE_S)
 
 
 @contextmanager
@@ -288,7 +316,7 @@ def _take_out(site: Site, server: Server, mode: TransferMode) -> None:
             "SELECT FROM pg_catalog.pg_dist_node WHERE nodename = %s AND nodeport = %s", list(server.address)
         ):
             return
-        _drain(site, server.address, mode)
+        _drain(site, server.address, mode, _PUT_BACK_TRY_S)
         site.sql("SELECT pg_catalog.citus_remove_node(%s, %s::int)", list(server.address), deadline_s=30)
 
-    insist(f"{server.name} to be out of the cluster", put_back)
+    insist(f"{server.name} to be out of the cluster", put_back, deadline_s=_PUT_BACK_DEADLINE_S)

@@ -16,7 +16,9 @@ from harness.faults import (
     FAULTS,
     Site,
     fetch_placements,
+    foreign_gid,
     move_shard,
+    prepared,
     rebalance,
     shard_moved,
     worker_added,
@@ -101,6 +103,54 @@ def test_shard_moves_under_refreshes_and_back(moving: Stage, record_property: Re
             assert moving.refresh(name).action in {"DIFFERENTIAL", "REINITIALIZE"}
             moving.require(name)
             moving.change(name)
+
+
+MOVES = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%%citus_move_shard_placement(%%' AND state = 'active'"
+
+
+@contextlib.contextmanager
+def _held_up(site: Site, name: str) -> Iterator[None]:
+    """Shards cannot leave a worker: the slot of a move waits until what is prepared there has ended."""
+    (worker,) = (each for each in site.workers if each.name == name)
+    with prepared(worker, DBNAME, foreign_gid()):
+        yield
+
+
+def test_move_that_cannot_go_on_is_ended_on_the_server_and_the_next_one_is_done(moving: Stage) -> None:
+    before = fetch_placements(moving.site)
+    shard = before[0]
+    other = next(worker.name for worker in moving.site.workers if worker.name != shard.node)
+    with _held_up(moving.site, shard.node):
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            move_shard(moving.site, shard.shard_id, shard.node, other, deadline_s=2)
+        assert moving.site.coordinator.value(MOVES + " AND pid <> pg_backend_pid()") == 0
+        assert fetch_placements(moving.site) == before
+    move_shard(moving.site, shard.shard_id, shard.node, other)
+    move_shard(moving.site, shard.shard_id, other, shard.node)
+    assert fetch_placements(moving.site) == before
+    for name in NAMES:
+        moving.change(name)
+        moving.refresh(name)
+        moving.require(name)
+
+
+def test_putting_back_that_hangs_is_tried_again(moving: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.faults.topology._PUT_BACK_TRY_S", 2.0)
+    before = fetch_placements(moving.site)
+    tried: list[float] = []
+
+    def count_and_let_go(site: Site, *arguments: object, **options: float) -> None:
+        tried.append(options["deadline_s"])
+        if len(tried) == 2:
+            hold.close()
+        move_shard(site, *arguments, **options)  # type: ignore[arg-type]
+
+    with contextlib.ExitStack() as hold, shard_moved(moving.site, random.Random(3)) as moved:  # noqa: S311
+        now = next(one for one in fetch_placements(moving.site) if one.shard_id == moved.shard_id)
+        hold.enter_context(_held_up(moving.site, now.node))
+        monkeypatch.setattr("harness.faults.topology.move_shard", count_and_let_go)
+    assert tried == [2.0, 2.0]
+    assert fetch_placements(moving.site) == before
 
 
 def test_rebalance_after_all_went_to_one_worker(moving: Stage, record_property: Record) -> None:
