@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from psycopg import sql
 
 from harness.postgres import Node
 from harness.waiting import wait_until
+from scenarios.coordination.refresher import APPLICATION, GATE
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,3 +120,35 @@ def completed(node: Node, name: str) -> list[tuple[Any, ...]]:
 def documents(text: str) -> list[dict[str, Any]]:
     """JSON documents, one a line."""
     return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+@contextlib.contextmanager
+def two_refreshers(node: Node, *, count: int, wait_s: float) -> Iterator[tuple[Client, Client]]:
+    """Two processes that began in one moment, and one of which came while the other was before its COMMIT."""
+    start = ["-m", "scenarios.coordination.refresher", "balances", str(count), str(wait_s)]
+    at_the_gate = (
+        "SELECT count(*) = 2 FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = %s AND wait_event = 'advisory'"
+    )
+    with contextlib.ExitStack() as stack:
+        with contextlib.closing(node.connect()) as gate, held_before_its_commit(node):
+            gate.execute("SELECT pg_advisory_lock(%s)", [GATE])
+            one = stack.enter_context(client([*start, "1000"], node.dsn()))
+            other = stack.enter_context(client([*start, "2000"], node.dsn()))
+            wait_until("both to be at the gate", lambda: node.value(at_the_gate, [APPLICATION]), deadline_s=60)
+            gate.execute("SELECT pg_advisory_unlock(%s)", [GATE])
+            wait_for_refresh_before_its_commit(node)
+            if not wait_s:
+                said = [stream for each in (one, other) if (stream := each.process.stdout) is not None]
+                wait_until("one to be turned away", lambda: select.select(said, [], [], 0)[0], deadline_s=30)
+        yield one, other
+
+
+def refresh_from_two(node: Node, *, count: int, wait_s: float) -> list[tuple[int, str, str]]:
+    """Two refreshers of ``balances`` and a third writer, until the two have ended; what they ended with."""
+    with two_refreshers(node, count=count, wait_s=wait_s) as both:
+        for entry in itertools.count(1):
+            if all(each.process.poll() is not None for each in both):
+                break
+            node.sql("INSERT INTO entries VALUES (%s, 3, 1)", [-entry])
+        return [each.end() for each in both]

@@ -17,6 +17,7 @@ from harness.waiting import wait_until
 from scenarios.coordination.clients import (
     client,
     held_before_its_commit,
+    refresh_from_two,
     st,
     wait_for_refresh_before_its_commit,
 )
@@ -132,9 +133,6 @@ def test_leases_work_where_transactions_are_serializable(place: Node) -> None:
     with place.connect() as connection:
         name = sql.Identifier(connection.info.dbname)
         connection.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = serializable").format(name))
-    arguments = ["-m", "scenarios.coordination.refresher", "balances", "30", "30"]
-    with client(arguments, place.dsn()) as one, client(arguments, place.dsn()) as other:
-        while one.process.poll() is None or other.process.poll() is None:
-            change(place)
-        assert [one.end()[0], other.end()[0]] == [0, 0]
+    ended = refresh_from_two(place, count=30, wait_s=30)
+    assert [code for code, _, _ in ended] == [0, 0], ended
     _is_as_before(place)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import select
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,16 +16,15 @@ from harness.trickle import StreamTables
 from harness.trickle.oracle import assert_equal
 from harness.waiting import wait_until
 from scenarios.coordination.clients import (
-    Client,
     client,
     completed,
     documents,
     held_before_its_commit,
+    refresh_from_two,
     set_lock_timeout,
     st,
     wait_for_refresh_before_its_commit,
 )
-from scenarios.coordination.refresher import APPLICATION, GATE
 from scenarios.coordination.stages import change, prepare
 
 SESSION = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
@@ -111,35 +108,8 @@ def test_killed_harness_is_followed_at_once_on_a_cluster(citus_database: Cluster
     assert _kill_and_go_on(citus_database.coordinator) < 15, "its lease had ten minutes to go"
 
 
-@contextlib.contextmanager
-def _two_refreshers(node: Node, *, count: int, wait_s: float) -> Iterator[tuple[Client, Client]]:
-    """Two processes that began in one moment, and one of which came while the other was before its COMMIT."""
-    start = ["-m", "scenarios.coordination.refresher", "balances", str(count), str(wait_s)]
-    at_the_gate = (
-        "SELECT count(*) = 2 FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name = %s AND wait_event = 'advisory'"
-    )
-    with contextlib.ExitStack() as stack:
-        with contextlib.closing(node.connect()) as gate, held_before_its_commit(node):
-            gate.execute("SELECT pg_advisory_lock(%s)", [GATE])
-            one = stack.enter_context(client([*start, "1000"], node.dsn()))
-            other = stack.enter_context(client([*start, "2000"], node.dsn()))
-            wait_until("both to be at the gate", lambda: node.value(at_the_gate, [APPLICATION]), deadline_s=60)
-            gate.execute("SELECT pg_advisory_unlock(%s)", [GATE])
-            wait_for_refresh_before_its_commit(node)
-            if not wait_s:
-                said = [stream for each in (one, other) if (stream := each.process.stdout) is not None]
-                wait_until("one to be turned away", lambda: select.select(said, [], [], 0)[0], deadline_s=30)
-        yield one, other
-
-
 def _meet_many_times(node: Node, *, count: int, wait_s: float) -> None:
-    with _two_refreshers(node, count=count, wait_s=wait_s) as both:
-        for entry in itertools.count(1):
-            if all(each.process.poll() is not None for each in both):
-                break
-            node.sql("INSERT INTO entries VALUES (%s, 3, 1)", [-entry])
-        ended = [each.end() for each in both]
+    ended = refresh_from_two(node, count=count, wait_s=wait_s)
     assert [code for code, _, _ in ended] == [0, 0], ended
     actions = Counter(document["action"] for _, out, _ in ended for document in documents(out))
     assert actions.total() - actions["LOCKED"] == 2 * count
