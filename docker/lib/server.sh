@@ -14,6 +14,8 @@ answer_deadline_s=60
 start_server() {
     "${bindir}postgres" -D "$PGDATA" "$@" &
     server=$!
+    # A stop that came before the server had a number has reached nobody.
+    [ -z "$stopping" ] || kill -s "$stopping" "$server" 2>/dev/null || :
     looks=0
     until "${bindir}pg_isready" -q -d "service=$service" 2>/dev/null; do
         kill -0 "$server" 2>/dev/null || server_ended

@@ -57,8 +57,6 @@ def test_smoke_run_passes_on_a_cluster_and_every_answer_is_right(smoke: Smoke) -
         assert all(check["passed"] for check in group["checks"])
         assert group["ratios"], f"{group['name']} compared nothing"
     assert document["facts"]["Citus"] != "none"
-    # Below 50 s on two cores of our own; beside other tests some 130.
-    assert document["elapsed_s"] < 240
 
 
 @pytest.mark.slow

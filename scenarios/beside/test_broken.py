@@ -78,6 +78,9 @@ def test_refresh_cut_off_in_its_middle_is_done_again(broken_ground: Ground, own_
                 blocker.close()
                 refreshing.join(timeout=60)
             assert not refreshing.is_alive()
+            if how != "server":
+                ended = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = %s AND state <> 'idle'"
+                wait_until("it to have let go", lambda: node.value(ended, [pid]), deadline_s=30)
     if how == "server":
         own_server.start()
     with node.connect() as connection, engine.open(connection) as tables:

@@ -89,7 +89,7 @@ def test_sums_with_nan_and_infinity_are_those_of_the_query(database: Node) -> No
 def test_full_refresh_never_shows_an_empty_table(database: Node) -> None:
     with open_shop(database) as (connection, stream_tables):
         stream_tables.create("totals", TOTALS, None, "FULL")
-        done = threading.Event()
+        done, seen = threading.Event(), threading.Event()
         counts: list[int] = []
 
         def read() -> None:
@@ -97,11 +97,14 @@ def test_full_refresh_never_shows_an_empty_table(database: Node) -> None:
                 while not done.is_set():
                     row = reader.execute("SELECT count(*) FROM totals").fetchone()
                     counts.append(row[0] if row else -1)
+                    seen.set()
 
         reading = threading.Thread(target=read)
         reading.start()
         try:
             for _round in range(15):
+                seen.clear()
+                assert seen.wait(timeout=30), "the reader reads"
                 connection.execute("UPDATE orders SET amount = amount + 1")
                 assert stream_tables.refresh("totals").action == "FULL"
         finally:

@@ -99,7 +99,7 @@ def test_full_refresh_never_shows_an_empty_table_on_a_cluster(citus_database: Cl
         connection.execute("INSERT INTO sales SELECT i, 'k' || i % 40 FROM generate_series(1, 400) i")
         query = "SELECT kind, count(*) AS n FROM sales GROUP BY kind"
         stream_tables.create("totals", query, None, "FULL", placement)
-        done = threading.Event()
+        done, seen = threading.Event(), threading.Event()
         counts: list[int] = []
 
         def read() -> None:
@@ -107,11 +107,14 @@ def test_full_refresh_never_shows_an_empty_table_on_a_cluster(citus_database: Cl
                 while not done.is_set():
                     row = reader.execute("SELECT count(*) FROM totals").fetchone()
                     counts.append(row[0] if row else -1)
+                    seen.set()
 
         reading = threading.Thread(target=read)
         reading.start()
         try:
             for _round in range(10):
+                seen.clear()
+                assert seen.wait(timeout=30), "the reader reads"
                 assert stream_tables.refresh("totals").action == "FULL"
         finally:
             done.set()

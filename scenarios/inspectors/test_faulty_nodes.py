@@ -113,14 +113,15 @@ def _locked(cluster: RunningCluster, worker: int, lock: LiteralString) -> Iterat
 def test_worker_that_never_answers_is_named_and_the_others_are_heard(faulty: Standard) -> None:
     """It lets us in and waits for a lock: cancelling the fan-out would lose everybody's answer."""
     whole = inspect(faulty.dsn(), "list_nodes")
-    limits = Limits(statement_timeout_ms=2000)
+    # Turns of a second for each node: one that is busy is not taken for the one that waits.
+    limits = Limits(statement_timeout_ms=8000)
     with _locked(faulty.cluster, 1, "LOCK TABLE pg_catalog.pg_extension IN ACCESS EXCLUSIVE MODE"):
         found, elapsed_s = _timed(faulty, "list_nodes", limits=limits)
     assert (found.status, found.reason) == (Status.PARTIAL, Reason.STATEMENT_TIMEOUT)
     assert [each.node for each in found.nodes.failed] == [_name(faulty, 2)]
     assert found.nodes.answered == whole.nodes.answered[:2]
     assert [row.reachable for row in found.rows] == [True, True, False]
-    assert elapsed_s < 2.0 + _SPARE_S
+    assert elapsed_s < 8.0 + _SPARE_S
 
 
 def test_lock_on_a_worker_ends_by_the_roles_own_timeout(faulty: Standard) -> None:
@@ -138,19 +139,20 @@ def test_lock_on_a_worker_ends_by_the_roles_own_timeout(faulty: Standard) -> Non
 
 
 def test_frozen_coordinator_ends_a_look_at_the_clients_deadline(faulty: Standard) -> None:
-    limits = Limits(statement_timeout_ms=500)
+    limits = Limits(statement_timeout_ms=2000)
+    alone = {"include_reachability": False}  # no other node has a time in which it must have answered
     with Inspection(faulty.dsn(), limits=limits) as inspection:
-        assert inspection.inspect("list_nodes").status is Status.OK
+        assert inspection.inspect("list_nodes", alone).status is Status.OK
         faulty.cluster.coordinator.freeze()
         try:
             started = time.monotonic()
-            found = inspection.inspect("list_nodes")
+            found = inspection.inspect("list_nodes", alone)
             elapsed_s = time.monotonic() - started
         finally:
             faulty.cluster.coordinator.thaw()
         assert (found.status, found.reason) == (Status.UNAVAILABLE, Reason.STATEMENT_TIMEOUT)
-        assert elapsed_s < 0.5 + 3.0 + _SPARE_S
-        assert inspection.inspect("list_nodes").status is Status.OK  # on a new connection
+        assert elapsed_s < 2.0 + 3.0 + _SPARE_S
+        assert inspection.inspect("list_nodes", alone).status is Status.OK  # on a new connection
 
 
 def test_coordinator_that_went_away_is_said_and_comes_back(faulty: Standard) -> None:

@@ -11,6 +11,7 @@ from harness.clusters import RunningCluster
 from harness.inspectors import Envelope, Status, inspect
 from harness.postgres import ServerNode
 from scenarios.inspectors.fixture_standard import Standard
+from scenarios.inspectors.patience import look_until_heard
 
 # By Citus' own function for one placement each, as the superuser: a connection a shard, and SQL text of its own.
 _SIZES = """
@@ -26,7 +27,7 @@ _SIZES = """
 
 def look(standard: Standard, name: str, *, role: str | None = None, **values: Any) -> Envelope[Any]:
     """One look at everything there is, up to 1,000 rows; it must be complete."""
-    envelope = inspect(standard.dsn(role), name, {"limit": 1000, **values})
+    envelope = look_until_heard(lambda: inspect(standard.dsn(role), name, {"limit": 1000, **values}))
     assert (envelope.status, envelope.reason) == (Status.OK, None), envelope
     assert not envelope.truncated
     return envelope

@@ -32,7 +32,7 @@ CATALOG = (
 # Read the coordinator's catalog only, unless more is asked for.
 ALONE = {"list_distributed_tables", "list_shards", "citus_colocation_inspector", "citus_time_partitions_inspector"}
 # A frozen node is waited for as long as a connection may take; nothing is waited for twice.
-LIMITS = Limits(statement_timeout_ms=4000)
+LIMITS = Limits(statement_timeout_ms=6000)
 # A busy machine: who waits without a limit of ours waits for 30 seconds and more.
 _BUSY = 3
 

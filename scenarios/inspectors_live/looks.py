@@ -18,6 +18,7 @@ from harness.inspectors.registry import get
 from harness.postgres import Node
 from harness.postgres.deadlines import DeadlineConnection
 from harness.waiting import wait_until
+from scenarios.inspectors.patience import look_until_heard
 
 KEY = b"a key of tests"
 
@@ -30,7 +31,7 @@ def look(dsn: str, name: str, **values: Any) -> Envelope[Any]:
 
 def look_whole(dsn: str, name: str, **values: Any) -> Envelope[Any]:
     """A look that must see everything."""
-    found = look(dsn, name, **values)
+    found = look_until_heard(lambda: look(dsn, name, **values))
     assert (found.status, found.reason, found.message) == (Status.OK, None, "")
     return found
 

@@ -92,19 +92,18 @@ def _bare_fan_out(standard: Standard) -> float:
 def test_all_asks_each_inspector_once_in_two_seconds(standard: Standard) -> None:
     with Inspection(standard.dsn("inspector")) as inspection:
         report = report_all(inspection, standard.dsn("inspector"))  # what is read first is not in any cache
-        seconds = []
-        bare: list[float] = []
+        times: list[tuple[float, float]] = []
         for _ in range(3):
-            bare.append(_bare_fan_out(standard))
+            before_s = _bare_fan_out(standard)
             report = report_all(inspection, standard.dsn("inspector"))
-            seconds.append(report.elapsed_s)
+            times.append((report.elapsed_s, max(before_s, _bare_fan_out(standard))))
     sums = [look for look in report.looks if registry.get(look.envelope.name).cost is Cost.SUM]
     assert len(sums) == 2
     assert all(look.envelope.status is Status.OK for look in sums), [look.envelope.message for look in sums]
     # They took the answers that were there: no node was asked again.
     assert [look.envelope.nodes.asked for look in sums] == [(), ()]
-    # Two seconds, and on a machine that is busy with others as many fan-outs as that is on a quiet one.
-    assert min(seconds) < max(2.0, 80 * min(bare))
+    # Two seconds, and on a machine that is busy with others as many fan-outs of that moment as that is on a quiet one.
+    assert any(elapsed_s < max(2.0, 80 * bare_s) for elapsed_s, bare_s in times), times
 
 
 def test_all_with_a_dead_worker_is_1_and_names_it_everywhere(make_cluster: MakeCluster, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import psutil
 import psycopg
 import pytest
 
-from harness.postgres.processes import find_postmaster, is_alive, processes_below
+from harness.postgres.processes import find_postmaster, is_alive, kill_family, processes_below
 from harness.waiting import wait_until
 from scenarios.roles.conftest import MakeNode, worker_of
 from scenarios.roles.role_nodes import RoleNode
@@ -81,11 +81,10 @@ def test_a_kill_at_any_moment_of_the_first_start_does_no_harm(make_node: MakeNod
     for after_s in (0.3, 0.6, 0.9):
         node.begin()
         time.sleep(after_s)
-        for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
-            with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
-                process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
+            kill_family(psutil.Process(node.pid))
         node.wait_end()
-        wait_until("the killed to be gone", lambda: not processes_below(node.root), deadline_s=5)
+        wait_until("the killed to be gone", lambda: not processes_below(node.root), deadline_s=20)
     node.start()
     with node.session() as client:
         assert client.value("SELECT count(*) FROM pg_dist_node") == 1
@@ -95,11 +94,11 @@ def test_a_worker_that_waits_for_its_coordinator_stops_at_once(make_node: MakeNo
     coordinator = make_node("absent")
     node = make_node("waiting", **worker_of(coordinator))
     node.begin()
-    node.wait_said("not registered yet (try 2)")
+    node.wait_said("not registered yet (try 6)")  # the next one is 8 s away
     assert node.health()[0] == 1
     started = time.monotonic()
     assert node.stop() == 0
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 6.0, "it does not sleep to the end"
     assert_nothing_runs(node)
 
 

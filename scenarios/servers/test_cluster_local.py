@@ -26,7 +26,7 @@ def test_cluster_start_says_where_the_time_went(local: LocalCluster) -> None:
     assert list(local.start_time) == ["template", "copy", "start", "identity", "join"]
 
 
-def test_failed_start_of_one_node_leaves_none(citus_installation: Installation) -> None:
+def test_failed_start_of_one_node_leaves_none(own_run_dir: Path, citus_installation: Installation) -> None:
     before = set(servers_dir().iterdir())
     with pytest.raises(ServerStartError) as failed:
         local_cluster(workers=2, settings={"max_connections": "lots"}, installation=citus_installation)

@@ -9,9 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +20,9 @@ import pytest
 from harness.errors import BadInputError, PortTakenError, ServerError, ServerStartError
 from harness.postgres import Installation, Server, lifetime, temporary_server
 from harness.postgres.lifetime import destroy_all, sweep
-from harness.postgres.places import cache_dir, servers_dir
+from harness.postgres.places import servers_dir
 from harness.postgres.ports import PORT_RANGE
-from harness.postgres.processes import is_alive, processes_below
+from harness.postgres.processes import is_alive
 from harness.settings import load_settings
 from scenarios.fixtures.servers import MakeServer
 
@@ -57,21 +55,6 @@ class Left:
     root: Path
     pid: int
     port: int
-
-
-@pytest.fixture
-def own_run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A run directory of this test's own; templates come from the common cache."""
-    monkeypatch.setenv("HARNESS_CACHE_DIR", str(cache_dir()))
-    with tempfile.TemporaryDirectory(prefix="harness-") as name:
-        path = Path(name)
-        path.chmod(0o711)
-        monkeypatch.setenv("HARNESS_RUN_DIR", name)
-        load_settings.cache_clear()
-        yield path
-        assert processes_below(path) == []
-    monkeypatch.undo()
-    load_settings.cache_clear()
 
 
 def run_program(how: str, *, keep: bool = False) -> tuple[subprocess.Popen[str], list[Left]]:
@@ -178,7 +161,7 @@ def test_kept_directory_stays_without_processes_and_is_named(own_run_dir: Path) 
         Server.attach(one.root).destroy()
 
 
-def test_failed_start_shows_the_log_and_leaves_nothing(installation: Installation) -> None:
+def test_failed_start_shows_the_log_and_leaves_nothing(own_run_dir: Path, installation: Installation) -> None:
     before = set(servers_dir().iterdir())
     server = Server.create(installation, settings={"shared_buffers": "lots"})
     with pytest.raises(ServerStartError, match="ended while it started") as caught:

@@ -132,7 +132,7 @@ def test_frozen_server_ends_every_wait_at_the_clients_deadline(make_server: Make
         assert caught.value.node == "server"
         with pytest.raises(psycopg.errors.ConnectionTimeout):
             server.connect(connect_timeout_s=2)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 15
         assert server.is_running
     assert server.value("SELECT 2") == 2
 

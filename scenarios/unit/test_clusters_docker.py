@@ -62,7 +62,7 @@ def test_daemon_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
         problem = look_at_docker().problem
-        assert time.monotonic() - started < 5.5
+        assert time.monotonic() - started < 15, "it waits for ever where nobody gives up"
     assert "not answer" in problem
 
 

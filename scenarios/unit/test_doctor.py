@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -86,16 +87,21 @@ def test_doctor_without_citus_can_still_rehearse(machine: None, monkeypatch: pyt
 
 
 def test_docker_that_never_answers_is_given_up_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_over = threading.Event()
+
     def never(_docker: object, look: DockerLook) -> DockerLook:
-        time.sleep(2)
+        is_over.wait(60)
         return look
 
     monkeypatch.setattr(docker, "_ask_daemon", never)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: object())
     monkeypatch.setattr(importlib, "import_module", lambda _name: object())
     started = time.monotonic()
-    assert "did not answer within 0 s" in look_at_docker(deadline_s=0.05).problem
-    assert time.monotonic() - started < 1.0
+    try:
+        assert "did not answer within 0 s" in look_at_docker(deadline_s=0.05).problem
+        assert time.monotonic() - started < 15
+    finally:
+        is_over.set()
 
 
 def test_docker_without_its_package_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

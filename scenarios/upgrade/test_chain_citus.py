@@ -181,7 +181,7 @@ def test_a_worker_added_later_has_what_it_needs(fresh_cluster: RunningCluster) -
     coordinator.sql("SELECT citus_add_node(%s, %s)", late.address)
     assert late.value(NEEDED_FUNCTIONS) == 5
     coordinator.sql("SELECT citus_rebalance_start()")
-    coordinator.sql("SELECT citus_rebalance_wait()", deadline_s=60)
+    coordinator.sql("SELECT citus_rebalance_wait()", deadline_s=240)
     _assert_shards_on_both_workers(coordinator, "early")
     _write(coordinator, "early")
     assert _net(coordinator, buffer) == coordinator.rows("SELECT id, v, 1 FROM early ORDER BY 1, 2")

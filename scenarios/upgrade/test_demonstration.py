@@ -125,6 +125,10 @@ def test_checks_untouched_demonstration_passes_twice_and_wrong_before_is_told(
     assert len(demo.stream_tables) == len(first)
 
 
+def _writer_count(writers: Writers) -> int:
+    return len({sample.writer for sample in writers.samples()})
+
+
 def test_writers_leave_a_database_that_passes_every_check(demo: Demonstration, baseline: Node) -> None:
     with baseline.connect() as conn:
         sources = fetch_sources(conn)
@@ -133,6 +137,7 @@ def test_writers_leave_a_database_that_passes_every_check(demo: Demonstration, b
         with writers:
             take_first(conn, sources)  # while they write
             wait_until("500 commits", lambda: writers.report().commits >= 500, deadline_s=60)
+            wait_until("all to have written", lambda: _writer_count(writers) == 4, deadline_s=60)
         report = writers.report()
         assert not report.errors
         # the first of each of the four is counted and not timed
@@ -171,6 +176,7 @@ def test_writers_survive_a_crash_and_lose_no_count(make_server: MakeServer) -> N
     writers = Writers(server.connect, sources, seed=1, rate_limit=None, triggers_stay_home=True)
     with writers:
         wait_until("200 commits", lambda: writers.report().commits >= 200, deadline_s=60)
+        wait_until("all to have written", lambda: _writer_count(writers) == 4, deadline_s=60)
         server.kill()
         server.start()
         before = writers.report().commits
