@@ -42,6 +42,15 @@ CLEAR_EVERY_S = 300.0
 _CANCELLED_DEADLINE_S = 10.0
 
 
+def drain(control: DeadlineConnection) -> bool:
+    """Take all notifications that have come to a session, those between its statements too.
+
+    Returns:
+        Whether there was one.
+    """
+    return sum(1 for _notification in control.notifies(timeout=0)) > 0
+
+
 @dataclass(frozen=True)
 class Options:
     """How a scheduler works.
@@ -272,14 +281,15 @@ class Scheduler:
 
     def _wait(self, control: DeadlineConnection, timeout_s: float) -> None:
         """Until a notification, the end of a refresh, the order to stop, or the next look is due."""
+        if drain(control):
+            return  # it came while a look was on its way, so nothing on the socket says it any more
         readable, _, _ = select.select([control.fileno(), self._wake_read], [], [], timeout_s)
         if self._wake_read in readable:
             with contextlib.suppress(BlockingIOError):
                 while os.read(self._wake_read, 4096):
                     pass
         if control.fileno() in readable:
-            for _notification in control.notifies(timeout=0):
-                pass
+            drain(control)
 
     def _take_ended(self) -> None:
         with contextlib.suppress(queue.Empty):

@@ -102,8 +102,10 @@ def test_suspended_one_stays_suspended(place: Node) -> None:
 def test_harness_killed_on_the_way_leaves_it_as_it_was_and_the_next_goes_on(place: Node) -> None:
     with contextlib.ExitStack() as stack, held_before_its_commit(place):
         killed = stack.enter_context(client(st("alter", "balances", "--query", OTHER), place.dsn()))
-        wait_for_refresh_before_its_commit(place)
+        session = wait_for_refresh_before_its_commit(place)
         killed.kill()
+    ended = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = %s"
+    wait_until("the killed one's session to end", lambda: place.value(ended, [session]), deadline_s=30)
     _is_as_before(place)
     with place.connect() as connection, StreamTables(connection) as tables:
         tables.alter("balances", query=OTHER)

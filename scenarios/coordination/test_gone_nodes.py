@@ -78,8 +78,6 @@ def test_worker_that_is_silent_is_named_after_a_while_by_sessions_old_and_new(
 ) -> None:
     """Citus itself waits for it without end: over the connections that a session of before has, and in each lock."""
     coordinator, worker = nodes.coordinator, nodes.workers[0]
-    monkeypatch.setattr("harness.trickle.nodes.ANSWER_DEADLINE_S", 2.0)
-    monkeypatch.setattr("harness.trickle.nodes.CONNECT_TIMEOUT_S", 2)
     refresh_all(coordinator)
     write(coordinator, 5000)
     with (
@@ -91,7 +89,9 @@ def test_worker_that_is_silent_is_named_after_a_while_by_sessions_old_and_new(
         before.refresh("sums")
         new.execute("SELECT count(*) FROM orders")  # a connection that Citus keeps
         write(coordinator, 6000)
-        with node_frozen(worker):
+        with node_frozen(worker), monkeypatch.context() as patch:
+            patch.setattr("harness.trickle.nodes.ANSWER_DEADLINE_S", 2.0)
+            patch.setattr("harness.trickle.nodes.CONNECT_TIMEOUT_S", 2)
             for session in (before, tables):
                 with pytest.raises(ServerGoneError, match=str(worker.port)) as caught:
                     session.refresh("sums")

@@ -91,13 +91,13 @@ def test_lease_that_was_taken_away_and_given_to_nobody_cannot_commit_either(plac
 
 
 def test_long_refresh_keeps_its_lease_alive_and_commits(place: Node) -> None:
-    set_lock_timeout(place, "1500ms")
+    set_lock_timeout(place, "3s")
     change(place)
     with held_before_its_commit(place), place.connect() as second, StreamTables(second, lease_kind="lease") as others:
         long = Refreshing(place, "lease")
         wait_for_refresh_before_its_commit(place)
         first = place.value("SELECT locked_at FROM pgtrickle.st_locks")
-        renewed = "SELECT deadline > locked_at + interval '4 s' FROM pgtrickle.st_locks"
+        renewed = "SELECT deadline > locked_at + interval '6 s' FROM pgtrickle.st_locks"
         wait_until("the lease to be renewed over and over", lambda: place.value(renewed), deadline_s=20)
         with pytest.raises(LockedError, match=r"balances is being refreshed or changed by .* on .*, process"):
             others.refresh("balances")

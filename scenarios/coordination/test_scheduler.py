@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import time
 
 import pytest
+from psycopg import sql
 
 from harness.postgres import Node
+from harness.scheduler.loop import CHANNEL, drain
 from harness.trickle import StreamTables
 from harness.trickle.oracle import assert_equal
 from harness.waiting import wait_until
@@ -65,10 +68,12 @@ def test_cron_is_followed_by_the_clock_of_the_server(database: Node) -> None:
     database.sql("UPDATE pgtrickle.pgt_stream_tables SET data_timestamp = data_timestamp - interval '1 hour'")
     with scheduler(database.dsn()) as running:
         running.wait_for("refreshed", stream_table="public.balances", action="DIFFERENTIAL")
-        seconds = database.value("SELECT extract(second FROM clock_timestamp())::float8")
-        if seconds < 50:
-            time.sleep(2)  # four looks in which it must not be due
-            assert len(running.seen("refreshed")) == 1
+        minute = "SELECT date_trunc('minute', data_timestamp) FROM pgtrickle.pgt_stream_tables"
+        first = database.value(minute)
+        time.sleep(2)  # four looks in which it must not be due, unless the next minute has come
+        refreshed = len(running.seen("refreshed"))
+        if database.value("SELECT date_trunc('minute', clock_timestamp())") == first:
+            assert refreshed == 1
         # Six fields: the first is seconds.
         alter(database, "balances", "* * * * * *")
         change(database)
@@ -81,10 +86,8 @@ def test_new_stream_table_and_changed_schedule_are_noticed_with_and_without_a_no
     prepare(database, is_distributed=False)
     with scheduler(database.dsn(), "--poll", "600") as running:
         running.wait_for("started")
-        begun = time.monotonic()
         alter(database, "balances", "1s")
-        running.wait_for("refreshed", stream_table="public.balances", deadline_s=20)
-        assert time.monotonic() - begun < 10, "long before the next look"
+        running.wait_for("refreshed", stream_table="public.balances", deadline_s=60)  # long before the next look
         assert running.finish() == 0
     alter(database, "balances", "1h")
     with scheduler(database.dsn(), "--poll", "0.5") as running:
@@ -93,6 +96,20 @@ def test_new_stream_table_and_changed_schedule_are_noticed_with_and_without_a_no
         database.sql("UPDATE pgtrickle.pgt_stream_tables SET schedule = '1s'")
         running.wait_for("refreshed", stream_table="public.balances", deadline_s=20)
         assert running.finish() == 0
+
+
+def test_notification_that_came_during_a_statement_is_not_waited_for_again(database: Node) -> None:
+    """psycopg takes it from the socket with the statement's answer, and select would wait for the next one."""
+    with database.connect(deadline_s=30) as control:
+        control.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+        assert drain(control) is False
+        with control.transaction():
+            control.execute("SELECT 1")
+            database.sql(sql.SQL("NOTIFY {}").format(sql.Identifier(CHANNEL)))
+        control.execute("SELECT 1")
+        assert select.select([control.fileno()], [], [], 0)[0] == []
+        assert drain(control) is True
+        assert drain(control) is False
 
 
 def test_rebuild_that_was_asked_for_is_done_at_once(place: Node) -> None:
@@ -148,11 +165,13 @@ def test_failures_back_off_end_in_error_with_the_reason_and_harm_nobody_else(dat
 
 
 def test_sigterm_lets_the_refresh_in_hand_commit(place: Node) -> None:
-    alter(place, "balances", "1s")
+    alter(place, "balances", "1h")
     with scheduler(place.dsn()) as running:
-        running.wait_for("refreshed")
+        running.wait_for("started")
         with held_before_its_commit(place):
             change(place)
+            # Due from now on: one that was due before may have looked before the change.
+            place.sql("UPDATE pgtrickle.pgt_stream_tables SET data_timestamp = data_timestamp - interval '2 hours'")
             wait_for_refresh_before_its_commit(place)
             running.process.terminate()
             running.wait_for("stopping")
@@ -197,8 +216,7 @@ def test_killed_scheduler_is_followed_at_once_by_the_next(place: Node) -> None:
         second.wait_for("refreshed", stream_table="public.balances", action="DIFFERENTIAL")
         elapsed_s = time.monotonic() - begun
         print(f"scheduler killed, to the next one's refresh, its start included: {elapsed_s:.2f} s")  # noqa: T201
-        assert elapsed_s < 15
-        assert second.finish() == 0
+        assert second.finish() == 0  # its lease had ten minutes to go
     assert_all_equal(place, "balances")
 
 
@@ -236,7 +254,7 @@ def test_metrics_say_how_far_behind_and_who_holds_it(place: Node) -> None:
         assert url.startswith("http://127.0.0.1:")
         running.wait_for("refreshed")
         table = ("stream_table", "public.balances")
-        assert scrape(url)["pgtrickle_lag_seconds", (table,)] < 10
+        wait_until("the lag to be small", lambda: scrape(url)["pgtrickle_lag_seconds", (table,)] < 10, deadline_s=30)
         writer.execute("INSERT INTO entries VALUES (5000, 1, 1)")
 
         def held() -> list[tuple[str, str]]:

@@ -29,7 +29,8 @@ def test_describing_a_query_ends_at_the_deadline_and_lets_other_threads_run(data
     with contextlib.closing(database.connect(autocommit=False)) as locker, database.connect() as connection:
         assert [column.name for column in describe(connection, QUERY)] == ["id"]
         locker.execute("LOCK TABLE quiet")  # whoever plans a query of it waits
-        connection.deadline_s = 0.4  # before the lock is given up
+        connection.execute("SET deadlock_timeout = '20s'")  # the lock is given up before that
+        connection.deadline_s = 3
         beside.start()
         try:
             with pytest.raises(WaitTimeoutError):

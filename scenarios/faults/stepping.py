@@ -106,6 +106,13 @@ class Stepping:
         """What came of it; an empty outcome when it was killed."""
         return self._outcome(self._hear())
 
+    @contextlib.contextmanager
+    def ended_after(self, fault: contextlib.AbstractContextManager[object], outcomes: list[Outcome]) -> Iterator[None]:
+        """A fault under which it hangs: once that is undone, it has ended before anybody looks; see ``outcomes``."""
+        with fault:
+            yield
+        outcomes.append(self.end())
+
     def is_silent(self, for_s: float) -> bool:
         """Whether it says nothing for so many seconds: it hangs."""
         assert self._process.stdout is not None

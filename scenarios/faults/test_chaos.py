@@ -154,7 +154,7 @@ def test_nothing_is_lost_and_nothing_doubled_on_one_server() -> None:
 
 def test_without_citus_it_runs_on_one_server_and_says_so() -> None:
     variables = without_citus_anywhere() | {"HARNESS_REQUIRE_CITUS": "0"}
-    document = passed(start("--seconds", "0.5", "--seed", "4", "--json", **variables))
+    document = passed(start("--seconds", "3", "--seed", "4", "--json", **variables))
     assert document["missing"].startswith("environment: ")
     assert document["facts"]["Citus"] == "none"
 
@@ -182,10 +182,10 @@ Sabotage = Callable[[psycopg.Connection[Any], Ledger], None]
 
 @contextmanager
 def quiet_run(*, is_plain: bool) -> Iterator[tuple[Site, Board, Ledger]]:
-    """Writers, refreshes and a scheduler for a second, and nothing that disturbs them; then all is at rest."""
-    options = Options(seconds=1.0, seed=3, is_plain=is_plain)
+    """Writers, refreshes and a scheduler for three seconds, and nothing that disturbs them; then all is at rest."""
+    options = Options(seconds=3.0, seed=3, is_plain=is_plain)
     provider, missing = choose_maker(options)
-    plan = replace(make_plan(3, 1.0, has_citus=provider is not None), steps=(), has_links=False)
+    plan = replace(make_plan(3, 3.0, has_citus=provider is not None), steps=(), has_links=False)
     with open_place(provider, missing) as place, ExitStack() as stack:
         site = prepare(stack, place.site, plan)
         board, ledger = Board(), Ledger()

@@ -145,10 +145,10 @@ def test_death_while_a_refresh_finds_out_how_to_follow_its_query(stage: Stage, s
 @pytest.mark.parametrize("stop_at", ["got.token", "pgt_refresh_history"], ids=["lease taken", "all written"])
 @pytest.mark.citus(">= 13")
 def test_lease_is_renewed_by_another_session_when_its_keeper_dies(stage: Stage, steps: Stepping, stop_at: str) -> None:
-    """A lease of a second, held over three of its lengths; the session that renews it is ended once meanwhile."""
+    """A lease of five seconds, which is renewed; the session that renews it is ended once meanwhile."""
     name, dbname = "local", stage.session.info.dbname
-    of_a_second = sql.SQL("ALTER DATABASE {} SET pgtrickle.lock_timeout = '1s'").format(sql.Identifier(dbname))
-    stage.session.execute(of_a_second)
+    of_five_seconds = sql.SQL("ALTER DATABASE {} SET pgtrickle.lock_timeout = '5s'").format(sql.Identifier(dbname))
+    stage.session.execute(of_five_seconds)
     try:
         stage.change(name)
         stop = steps.order(stage.dsn, name, stop_at)

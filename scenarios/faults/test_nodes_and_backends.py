@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
@@ -21,7 +22,7 @@ from harness.faults import (
     terminate_backend,
 )
 from scenarios.faults.stages import DBNAME, PLACEMENTS, Stage
-from scenarios.faults.stepping import Stepping, Stop
+from scenarios.faults.stepping import Outcome, Stepping, Stop
 
 Record = Callable[[str, object], None]
 
@@ -109,6 +110,13 @@ def test_restart_of_all_is_followed_by_a_right_refresh(stage: Stage, mode: str, 
     print(f"| all_restarted ({mode}) | 1+2 | {elapsed_s:.2f} |")  # noqa: T201
 
 
+def _ask_for(connection: psycopg.Connection[Any], seconds: float) -> None:
+    """A session, again and again: a postmaster tells its sessions to end one after the other."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        connection.execute("SELECT 1")
+
+
 @citus
 @crash_lines
 def test_killed_backend_takes_its_nodes_sessions_along(stage: Stage, record_property: Record) -> None:
@@ -122,7 +130,7 @@ def test_killed_backend_takes_its_nodes_sessions_along(stage: Stage, record_prop
         stage.fault("backend_killed (of a worker)", backend_killed(worker, victim.pid), record_property),
         pytest.raises(psycopg.OperationalError),
     ):
-        bystander.execute("SELECT 1")
+        _ask_for(bystander, 20)
     bystander.close()
     assert victim.pid not in [one.pid for one in fetch_backends(worker, DBNAME)]
     assert other.execute("SELECT 1").fetchone() == (1,)
@@ -211,14 +219,17 @@ def test_frozen_backend_of_a_worker_makes_the_refresh_wait(
     ]
     assert mine, fetch_backends(worker, DBNAME)
     others = [name for name in stage.names if name != "distributed"]
+    outcomes: list[Outcome] = []
     with stage.fault(
-        "backend_frozen (of a worker)", backend_frozen(worker, mine[0].pid), record_property, names=others
+        "backend_frozen (of a worker)",
+        steps.ended_after(backend_frozen(worker, mine[0].pid), outcomes),
+        record_property,
+        names=others,
     ):
         steps.let_go()
         assert steps.is_silent(_SILENCE_S)
         assert worker.value("SELECT 1", dbname=DBNAME) == 1
-    outcome = steps.end()
-    assert outcome.action == "DIFFERENTIAL", outcome
+    assert [outcome.action for outcome in outcomes] == ["DIFFERENTIAL"], outcomes
     stage.require("distributed")
 
 

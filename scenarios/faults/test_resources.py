@@ -194,14 +194,16 @@ def test_deadline_of_a_lease_that_nobody_took_over_is_put_back(stage: Stage, ste
 
 @citus
 def test_prepared_transaction_of_somebody_stops_a_refresh_after_five_seconds(
-    stage: Stage, record_property: Record
+    stage: Stage, record_property: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D9. It says which, where and for how long; on the worker's group, since that is where it must be resolved."""
     worker, gid = stage.site.workers[0], foreign_gid()
     with stage.fault("prepared_foreign", prepared(worker, DBNAME, gid), record_property):
         assert fetch_prepared(stage.site) == {worker.name: [gid]}
         # Young ones are everyday life: what they wrote is not in the cut.
-        stage.right_again("local", time.monotonic())
+        with monkeypatch.context() as patch:
+            patch.setattr("harness.trickle.nodes.UNRESOLVED_AFTER_S", 60.0)
+            stage.right_again("local", time.monotonic())
         stage.change("local")
         wait_until(
             "it to come of age",

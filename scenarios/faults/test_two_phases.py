@@ -47,9 +47,17 @@ def _count_prepared(node: ServerNode) -> int:
 
 
 def _wait_for_prepared(stage: Stage) -> None:
+    """And decided: all have answered, and the coordinator's own commit is what waits."""
+    decided = (
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep'"
+        " AND backend_type = 'client backend' AND application_name NOT LIKE 'citus_internal%'"
+    )
     wait_until(
-        "the commit to be prepared on all workers",
-        lambda: all(_count_prepared(worker) for worker in stage.site.workers),
+        "the commit to be prepared on all workers and decided",
+        lambda: (
+            all(_count_prepared(worker) for worker in stage.site.workers)
+            and stage.site.coordinator.value(decided, dbname=DBNAME)
+        ),
         deadline_s=30,
     )
 
@@ -71,7 +79,7 @@ def _print(record: Record, label: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("name", ["local", "distributed"])
 def test_worker_dies_between_the_phases_of_a_captured_write(
-    stage: Stage, unresolved: None, name: str, record_property: Record
+    stage: Stage, unresolved: None, name: str, record_property: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The write is acknowledged, half of it is seen: the stream table follows what is seen, and then the rest, once."""
     stage.refresh(name)
@@ -93,8 +101,10 @@ def test_worker_dies_between_the_phases_of_a_captured_write(
     worker.start()
     wait_for_workers(stage.site)
     assert list(fetch_prepared(stage.site)) == [worker.name]
-    # Young ones are everyday life: only what is seen is in the cut.
-    done = stage.refresh(name)
+    # Young ones are everyday life: only what is seen is in the cut. It is as old as the start of its server took.
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.trickle.nodes.UNRESOLVED_AFTER_S", 60.0)
+        done = stage.refresh(name)
     assert done.action == "DIFFERENTIAL"
     recover(stage.site)
     assert fetch_prepared(stage.site) == {}
