@@ -14,15 +14,21 @@ answer_deadline_s=60
 start_server() {
     "${bindir}postgres" -D "$PGDATA" "$@" &
     server=$!
-    # A stop that came before the server had a number has reached nobody.
-    [ -z "$stopping" ] || kill -s "$stopping" "$server" 2>/dev/null || :
     looks=0
     until "${bindir}pg_isready" -q -d "service=$service" 2>/dev/null; do
         kill -0 "$server" 2>/dev/null || server_ended
+        repeat_stop
         looks=$((looks + 1))
         [ $((looks % looks_between_words)) != 0 ] || say "PostgreSQL is still starting"
         sleep 0.05
     done
+    repeat_stop
+}
+
+# A stop that came before the server had a number has reached nobody, and one before its own traps nothing: a shell starts
+# what it puts in the background with INT and QUIT ignored.
+repeat_stop() {
+    [ -z "$stopping" ] || kill -s "$stopping" "$server" 2>/dev/null || :
 }
 
 server_ended() {

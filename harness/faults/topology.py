@@ -26,7 +26,7 @@ _MOVE_DEADLINE_S = 60.0
 # All that a worker has, or that is to be spread.
 _MOVES_DEADLINE_S = 120.0
 # Undoing is tried again, so one try is shorter: a subscription that never catches up is waited for two hours by Citus
-# (citus.logical_replication_timeout), and the next move comes through (docs/faults.md).
+# (citus.logical_replication_timeout), and the next move comes through (docs/findings.md).
 _PUT_BACK_TRY_S = 40.0
 _PUT_BACK_DEADLINE_S = 150.0
 # A server that ends a statement says so within this many seconds; one that is frozen does not.
@@ -79,7 +79,8 @@ def move_shard(
 ) -> None:
     """`citus_move_shard_placement`, with all that is colocated; writers go on but for its last moment (F12, F16).
 
-    Runs on the coordinator. Leaves: the shard on the target; where it was if it was not moved.
+    Runs on the coordinator. Leaves: the shard on the target. One that was not moved is where it was, and what was made
+    for it (slot, subscription, half a copy) is in pg_dist_cleanup: Citus sweeps it, and the next move does.
 
     Args:
         site: the cluster.
@@ -90,6 +91,7 @@ def move_shard(
 
     Raises:
         psycopg.Error: it was not moved; `psycopg.errors.QueryCanceled` at the deadline.
+        WaitTimeoutError: the coordinator does not answer; or the shard was moved and its old copy is not dropped.
     """
     places = {name: _registered(site, name) for name in (source, target)}
     _move(
@@ -170,6 +172,7 @@ def rebalance(site: Site, mode: TransferMode = "force_logical", *, deadline_s: f
 
     Raises:
         psycopg.Error: a shard could not be moved; those moved before stay moved.
+        WaitTimeoutError: the coordinator does not answer; or what was moved away is not dropped.
     """
     _move(site, "SELECT pg_catalog.rebalance_table_shards(shard_transfer_mode => %s)", [mode], deadline_s)
 

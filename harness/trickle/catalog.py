@@ -16,7 +16,7 @@ from harness import __version__
 from harness.errors import BadInputError, MissingPrivilegeError, StreamTableNotFoundError, UnsupportedVersionError
 from harness.trickle.frontier import Cut, read_cut
 
-# The revision that brought what this module reads.
+# The revision that brought what this package reads and calls.
 REVISION = "0013"
 # How this project's storage is told from 0.2's (pgt_stream_tables.storage_format).
 STORAGE_FORMAT = 1

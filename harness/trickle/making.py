@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import psycopg
@@ -122,8 +122,7 @@ def make(
             connection, relid, analysis, home, schedule=schedule, mode=mode, original=original, instead_of=instead_of
         )
         if analysis.is_incremental:
-            for source in analysis.tables:
-                connection.execute("SELECT pgtrickle.install_capture(%s::oid)", [source.relid])
+            install_captures(connection, (source.relid for source in analysis.tables))
     return relid
 
 
@@ -235,6 +234,30 @@ def swap(
             f"{before.qualified} cannot be made anew: {error.diag.message_detail}",
             hint="drop what depends on it, and make it again afterwards",
         ) from error
+
+
+def install_captures(connection: psycopg.Connection[Any], relids: Iterable[int]) -> None:
+    """Make the capture of sources, or make what is there fit; runs on the coordinator.
+
+    All of them are locked (``pgtrickle._lock_capture``, 0013) before the first is looked at: somebody who makes the
+    same capture has made it by then. Whoever comes second without that fails: 23505 on the buffer, XX000 on the
+    function (scenarios/capture/test_made_at_once.py).
+
+    Args:
+        connection: in the transaction that needs it. A buffer, functions and triggers for each are left by it, and the
+            locks until it ends.
+        relids: OIDs of tables, in any order.
+
+    Raises:
+        psycopg.Error: a table cannot be captured; says why.
+    """
+    listed = sorted(set(relids))
+    for query in (
+        "SELECT pgtrickle._lock_capture(pgtrickle.stable_name(%s::oid))",
+        "SELECT pgtrickle.install_capture(%s::oid)",
+    ):
+        for relid in listed:
+            connection.execute(query, [relid])
 
 
 def remove_captures(connection: psycopg.Connection[Any], relids: Sequence[int]) -> None:

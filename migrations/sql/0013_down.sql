@@ -27,3 +27,5 @@ $body$, stable) WHERE placement = 'distributed'
     END LOOP;
 END
 $function$;
+
+DROP FUNCTION pgtrickle._lock_capture(text);

@@ -1,6 +1,14 @@
 -- A distributed source can be truncated after Citus moved a shard of it; through a worker it is refused in words. And two sessions that
 -- make the capture of one source at the same time wait for one another.
 
+CREATE FUNCTION pgtrickle._lock_capture(stable text) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+-- One at a time, until the end of the transaction: who replaces what another replaces fails with XX000, "tuple concurrently updated",
+-- even if both write the same, and who makes what another makes with 23505.
+AS $$SELECT pg_advisory_xact_lock(hashtextextended('pgtrickle capture of ' || stable, 0))$$;
+REVOKE ALL ON FUNCTION pgtrickle._lock_capture(text) FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION pgtrickle._set_function(relid oid, stable text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -10,8 +18,7 @@ DECLARE
     function text;
     body text;
 BEGIN
-    -- One at a time: who replaces what another replaces fails with XX000, "tuple concurrently updated", even if both write the same.
-    PERFORM pg_advisory_xact_lock(hashtextextended('pgtrickle capture of ' || stable, 0));
+    PERFORM pgtrickle._lock_capture(stable);
     FOR function, body IN
         SELECT 'pg_trickle_cdc_fn_' || stable, pgtrickle._statement_source(relid, ('changes_' || stable)::name, placement)
         UNION ALL
@@ -19,8 +26,10 @@ BEGIN
         -- Citus moved, which it gives this trigger too: what is to be done the table's own does.
         SELECT 'pg_trickle_cdc_truncate_fn_' || stable, format($body$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = TG_RELID) THEN
-        RETURN NULL;
+    IF pg_catalog.to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = TG_RELID) THEN
+            RETURN NULL;
+        END IF;
     END IF;
     IF pg_catalog.to_regclass('pgtrickle.pgt_stream_tables') IS NULL THEN
         RAISE EXCEPTION 'TRUNCATE of %%, which stream tables read, is not captured on this node', TG_RELID::pg_catalog.regclass

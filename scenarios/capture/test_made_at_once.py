@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+from psycopg import sql
+
+from harness.trickle import StreamTables
+from harness.trickle.oracle import assert_equal
 from harness.waiting import wait_until
 from scenarios.capture.capturing import Ground, capture
 
@@ -23,3 +27,31 @@ def test_who_comes_second_waits_and_both_have_made_it(ground: Ground) -> None:
         made.run("INSERT INTO {t} SELECT i, 'v' FROM generate_series(1, 20) i")
         made.run("UPDATE {t} SET v = 'w' WHERE id > 10")
         made.assert_sums()
+
+
+def test_two_stream_tables_are_made_at_once_over_one_source(ground: Ground) -> None:
+    node = ground.cluster.coordinator
+    with node.connect() as connection, ThreadPoolExecutor(1) as pool:
+        source = ground.create(connection, "(id bigint PRIMARY KEY, v text)")
+        defined = sql.SQL("SELECT v, count(*) AS n FROM {} GROUP BY v").format(sql.Identifier(source)).as_string()
+        with (
+            node.connect() as second,
+            StreamTables(second) as others,
+            node.connect(autocommit=False) as first,
+        ):
+            # As the first one would: nothing of the capture is there for anybody else before it commits.
+            first.execute("SELECT pgtrickle._lock_capture(pgtrickle.stable_name(%s::regclass))", [source])
+            capture(first, source)
+            later = pool.submit(others.create, "second", defined, None, "DIFFERENTIAL")
+            wait_until("the second one to wait", lambda: node.value(WAITS, [second.info.backend_pid]), deadline_s=30)
+            first.commit()
+            later.result(timeout=30)
+            connection.execute(
+                sql.SQL("INSERT INTO {} SELECT i, 'v' || i % 3 FROM generate_series(1, 20) i").format(
+                    sql.Identifier(source)
+                )
+            )
+            assert others.refresh("second").change_count == 20
+            assert_equal(second, "second")
+            others.drop("second")
+        connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(source)))

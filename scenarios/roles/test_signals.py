@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from pathlib import Path
 
 import psutil
 import psycopg
@@ -74,6 +75,41 @@ def test_a_stop_at_any_moment_of_the_first_start_does_no_harm(make_node: MakeNod
         assert_nothing_runs(node)
     node.start()
     assert node.health() == (0, "healthy: coordinator")
+
+
+def _start_slowly(node: RoleNode) -> Path:
+    """Its server takes a second before it listens to signals; a line of the file that is returned for each start."""
+    bindir, starts = Path(node.environment["PG_BINDIR"]), node.root / "run" / "starts"
+    own = node.root / "bin"
+    own.mkdir(mode=0o755)
+    for program in bindir.iterdir():
+        if program.name != "postgres":
+            (own / program.name).symlink_to(program)
+    slow = own / "postgres"
+    slow.write_text(
+        "#!/bin/sh\n"
+        f'case " $* " in *" -C "* | *" --version "*) exec "{bindir}/postgres" "$@" ;; esac\n'
+        f'echo start >>"{starts}"\nsleep 1\nexec "{bindir}/postgres" "$@"\n',
+        encoding="utf-8",
+    )
+    slow.chmod(0o755)
+    node.environment["PG_BINDIR"] = str(own)
+    return starts
+
+
+@pytest.mark.parametrize("start", [1, 2], ids=["prepared", "opened"])
+def test_a_stop_before_the_server_listens_to_signals_reaches_it(make_node: MakeNode, start: int) -> None:
+    """A shell starts what it puts in the background with SIGINT ignored, and a stop sends that."""
+    node = make_node("early", CITUS_ENABLE="false")
+    starts = _start_slowly(node)
+    node.begin()
+    wait_until(
+        f"start {start} of its server",
+        lambda: starts.exists() and len(starts.read_text(encoding="utf-8").splitlines()) == start,
+        deadline_s=30,
+    )
+    assert node.stop() == 0
+    assert_nothing_runs(node)
 
 
 def test_a_kill_at_any_moment_of_the_first_start_does_no_harm(make_node: MakeNode) -> None:

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from harness.errors import HarnessError
 from harness.trickle import catalog
-from harness.trickle.making import remove_captures
+from harness.trickle.making import install_captures, remove_captures
 from harness.trickle.repair.findings import COORDINATOR, Finding
 from harness.trickle.repair.look import Look, identifier_of, stable_name_in
 from harness.trickle.session import LOCK_TIMEOUT_MS
@@ -75,11 +75,12 @@ def _mend_row(connection: psycopg.Connection[Any], code: str, number: int) -> st
         connection.execute("DELETE FROM pgtrickle.pgt_stream_tables WHERE pgt_id = %s", [number])
         return "forgotten"
     if code == "uncaptured":
-        connection.execute(
-            "SELECT pgtrickle.install_capture(d.source_relid) FROM pgtrickle.pgt_dependencies d"
+        uncaptured = connection.execute(
+            "SELECT d.source_relid::bigint FROM pgtrickle.pgt_dependencies d"
             " JOIN pg_class c ON c.oid = d.source_relid WHERE d.pgt_id = %s AND d.is_captured",
             [number],
-        )
+        ).fetchall()
+        install_captures(connection, (int(row[0]) for row in uncaptured))
         connection.execute("SELECT pgtrickle._mark(ARRAY[%s::bigint], 'its sources are captured again')", [number])
         return "captured again; its next refresh fills it anew"
     row = connection.execute(

@@ -14,7 +14,7 @@ from harness.trickle.analysis import Analysis, analyze
 from harness.trickle.canonical import plain_query
 from harness.trickle.catalog import StreamTable
 from harness.trickle.definition import recomputed
-from harness.trickle.making import source_type
+from harness.trickle.making import install_captures, source_type
 from harness.trickle.session import giving_way, patiently
 from harness.trickle.sources import Source, raw_expression
 from harness.trickle.storage import cannot_follow, fitting_columns
@@ -104,8 +104,7 @@ def _write_sources(
         _write_dependency(connection, stream_table.pgt_id, source, is_captured=relid in captured)
     # What was made again has another OID.
     connection.execute("SELECT pgtrickle._note_references(%s)", [stream_table.pgt_id])
-    for relid in sorted(captured):
-        connection.execute("SELECT pgtrickle.install_capture(%s::oid)", [relid])
+    install_captures(connection, captured)
 
 
 def _write_dependency(connection: psycopg.Connection[Any], pgt_id: int, source: Source, *, is_captured: bool) -> None:
