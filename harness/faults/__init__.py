@@ -34,6 +34,7 @@ from harness.faults.transactions import (
     leases_expired,
     prepared,
     recover,
+    wait_for_decision,
 )
 from harness.faults.undoing import insist, wait_for_workers
 
@@ -71,6 +72,7 @@ __all__ = [
     "shard_moved",
     "small_disk",
     "terminate_backend",
+    "wait_for_decision",
     "wait_for_workers",
     "worker_added",
     "worker_drained",

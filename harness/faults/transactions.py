@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import psycopg
 from psycopg import sql
 
+from harness.errors import WaitTimeoutError
 from harness.faults.site import Site
 from harness.faults.undoing import insist, start
 from harness.postgres.node import Query
@@ -20,6 +21,9 @@ from harness.waiting import wait_until
 # every system's limit (2^22 on Linux) is nobody's.
 _NO_PROCESS = 2**30
 _HELD_DEADLINE_S = 30.0
+_AT_WORK = """
+SELECT pid, application_name, wait_event, left(query, 200) FROM pg_catalog.pg_stat_activity
+WHERE datname = current_database() AND state <> 'idle' AND pid <> pg_catalog.pg_backend_pid()"""
 
 
 def foreign_gid() -> str:
@@ -133,6 +137,43 @@ def commits_held(node: ServerNode) -> Iterator[None]:
             node.set("synchronous_standby_names", former)
 
         insist(f"commits on {node.name} to go on", put_back)
+
+
+def wait_for_decision(site: Site, *, deadline_s: float = _HELD_DEADLINE_S) -> None:
+    """Wait until a commit that is held stands between its two phases: prepared on all workers, decided, told to nobody.
+
+    Runs on every node, in a block of `commits_held` of the coordinator. Citus may write the coordinator's own replica
+    of a reference table over a connection to itself, whose PREPARE waits for the standby as a commit does, and then
+    nothing is decided yet: that wait is cancelled, which leaves it prepared (docs/findings.md). Leaves: nothing else.
+
+    Args:
+        site: the cluster; some session's COMMIT writes to all workers.
+        deadline_s: give up after this many seconds.
+
+    Raises:
+        WaitTimeoutError: it did not come to that; notes say what each node has and does.
+    """
+
+    def is_decided() -> bool:
+        site.sql(
+            "SELECT pg_catalog.pg_cancel_backend(pid) FROM pg_catalog.pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event = 'SyncRep' AND query LIKE 'PREPARE TRANSACTION %%'",
+            [],
+        )
+        waiting = site.rows(
+            "SELECT FROM pg_catalog.pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep'"
+            " AND backend_type = 'client backend' AND application_name NOT LIKE 'citus_internal%%'",
+            [],
+        )
+        return bool(waiting) and all(worker.name in fetch_prepared(site) for worker in site.workers)
+
+    try:
+        wait_until("a commit to be prepared on all workers and decided", is_decided, deadline_s=deadline_s)
+    except WaitTimeoutError as error:
+        for node in site.nodes:
+            error.add_note(f"{node.name}: {node.rows(_AT_WORK, dbname=site.dbname)}")
+        error.add_note(f"prepared: {fetch_prepared(site)}")
+        raise
 
 
 def recover(site: Site) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from harness.errors import ServerGoneError, UnresolvedTransactionError
-from harness.faults import backend_frozen, commits_held, fetch_backends, fetch_prepared, recover
+from harness.faults import backend_frozen, commits_held, fetch_backends, fetch_prepared, recover, wait_for_decision
 from harness.faults.undoing import start, wait_for_workers
 from harness.postgres import ServerNode
 from harness.waiting import wait_until
@@ -46,22 +46,6 @@ def _count_prepared(node: ServerNode) -> int:
     return int(node.value("SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()", dbname=DBNAME))
 
 
-def _wait_for_prepared(stage: Stage) -> None:
-    """And decided: all have answered, and the coordinator's own commit is what waits."""
-    decided = (
-        "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep'"
-        " AND backend_type = 'client backend' AND application_name NOT LIKE 'citus_internal%'"
-    )
-    wait_until(
-        "the commit to be prepared on all workers and decided",
-        lambda: (
-            all(_count_prepared(worker) for worker in stage.site.workers)
-            and stage.site.coordinator.value(decided, dbname=DBNAME)
-        ),
-        deadline_s=30,
-    )
-
-
 def _wait_for_age(worker: ServerNode) -> None:
     wait_until(
         "the prepared transaction to be old enough to be nobody's",
@@ -77,6 +61,26 @@ def _print(record: Record, label: str, seconds: float) -> None:
     print(f"| {label} | 1+2 | {seconds:.2f} |")  # noqa: T201
 
 
+def test_commit_that_the_coordinator_prepares_for_itself_too_is_decided(stage: Stage) -> None:
+    """As where Citus writes its replica of a reference table over a connection to itself."""
+    with contextlib.closing(stage.connect()) as connection:
+        connection.execute("CREATE TABLE everywhere (id int PRIMARY KEY)")
+        connection.execute("SELECT create_reference_table('everywhere')")
+        try:
+            connection.execute("SET citus.enable_local_execution = off")
+            writer = threading.Thread(target=connection.execute, args=["INSERT INTO everywhere VALUES (1)"])
+            with commits_held(stage.site.coordinator):
+                writer.start()
+                wait_for_decision(stage.site)
+                assert set(fetch_prepared(stage.site)) == {node.name for node in stage.site.nodes}
+            writer.join(60)
+            assert not writer.is_alive()
+            assert fetch_prepared(stage.site) == {}
+            assert connection.execute("SELECT id FROM everywhere").fetchall() == [(1,)]
+        finally:
+            connection.execute("DROP TABLE everywhere")
+
+
 @pytest.mark.parametrize("name", ["local", "distributed"])
 def test_worker_dies_between_the_phases_of_a_captured_write(
     stage: Stage, unresolved: None, name: str, record_property: Record, monkeypatch: pytest.MonkeyPatch
@@ -89,7 +93,7 @@ def test_worker_dies_between_the_phases_of_a_captured_write(
         stack.callback(writer.join, 60)
         with commits_held(stage.site.coordinator):
             writer.start()
-            _wait_for_prepared(stage)
+            wait_for_decision(stage.site)
             worker.kill()
         writer.join(60)
         assert not writer.is_alive()
@@ -126,7 +130,7 @@ def test_worker_dies_between_the_phases_of_a_refresh(
     assert "COMMIT" in stop.what
     with commits_held(stage.site.coordinator):
         steps.let_go()
-        _wait_for_prepared(stage)
+        wait_for_decision(stage.site)
         worker.kill()
     outcome = steps.end()
     assert outcome.action == "DIFFERENTIAL", outcome
@@ -163,7 +167,7 @@ def test_coordinator_dies_after_its_decision(
     assert isinstance(stop, Stop)
     with commits_held(stage.site.coordinator):
         steps.let_go()
-        _wait_for_prepared(stage)
+        wait_for_decision(stage.site)
         killed_at = time.monotonic()
         stage.site.coordinator.kill()
         outcome = steps.end()
