@@ -157,15 +157,13 @@ def wait_for_decision(site: Site, *, deadline_s: float = _HELD_DEADLINE_S) -> No
     def is_decided() -> bool:
         site.sql(
             "SELECT pg_catalog.pg_cancel_backend(pid) FROM pg_catalog.pg_stat_activity"
-            " WHERE datname = current_database() AND wait_event = 'SyncRep' AND query LIKE 'PREPARE TRANSACTION %%'",
-            [],
+            " WHERE datname = current_database() AND wait_event = 'SyncRep' AND query LIKE 'PREPARE TRANSACTION %'"
         )
         waiting = site.rows(
             "SELECT FROM pg_catalog.pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep'"
-            " AND backend_type = 'client backend' AND application_name NOT LIKE 'citus_internal%%'",
-            [],
+            " AND backend_type = 'client backend' AND application_name NOT LIKE 'citus_internal%'"
         )
-        return bool(waiting) and all(worker.name in fetch_prepared(site) for worker in site.workers)
+        return bool(waiting) and {worker.name for worker in site.workers} <= fetch_prepared(site).keys()
 
     try:
         wait_until("a commit to be prepared on all workers and decided", is_decided, deadline_s=deadline_s)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from psycopg import sql
 
 from harness.trickle import StreamTables
+from harness.trickle.making import install_captures
 from harness.trickle.oracle import assert_equal
 from harness.waiting import wait_until
 from scenarios.capture.capturing import Ground, capture
@@ -39,9 +40,8 @@ def test_two_stream_tables_are_made_at_once_over_one_source(ground: Ground) -> N
             StreamTables(second) as others,
             node.connect(autocommit=False) as first,
         ):
-            # As the first one would: nothing of the capture is there for anybody else before it commits.
-            first.execute("SELECT pgtrickle._lock_capture(pgtrickle.stable_name(%s::regclass))", [source])
-            capture(first, source)
+            # As who makes the first one does: nothing of it is there for anybody else before the commit.
+            install_captures(first, [node.value("SELECT %s::regclass::oid::bigint", [source])])
             later = pool.submit(others.create, "second", defined, None, "DIFFERENTIAL")
             wait_until("the second one to wait", lambda: node.value(WAITS, [second.info.backend_pid]), deadline_s=30)
             first.commit()

@@ -100,6 +100,12 @@ def wait_for_refresh_before_its_commit(node: Node, count: int = 1) -> int:
     return int(found[0][0])
 
 
+def wait_for_session_end(node: Node, pid: int, *, deadline_s: float) -> None:
+    """Until a session whose client is gone, or that was told to end, has ended: what it held is free by then."""
+    left = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+    wait_until(f"session {pid} to end", lambda: not node.value(left, [pid]), deadline_s=deadline_s)
+
+
 def set_lock_timeout(node: Node, span: str) -> None:
     """For sessions that come after this."""
     with node.connect() as connection:

@@ -20,6 +20,7 @@ from scenarios.coordination.clients import (
     refresh_from_two,
     st,
     wait_for_refresh_before_its_commit,
+    wait_for_session_end,
 )
 from scenarios.coordination.schedulers import scheduler
 from scenarios.coordination.stages import change, prepare
@@ -104,8 +105,7 @@ def test_harness_killed_on_the_way_leaves_it_as_it_was_and_the_next_goes_on(plac
         killed = stack.enter_context(client(st("alter", "balances", "--query", OTHER), place.dsn()))
         session = wait_for_refresh_before_its_commit(place)
         killed.kill()
-    ended = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = %s"
-    wait_until("the killed one's session to end", lambda: place.value(ended, [session]), deadline_s=30)
+    wait_for_session_end(place, session, deadline_s=30)
     _is_as_before(place)
     with place.connect() as connection, StreamTables(connection) as tables:
         tables.alter("balances", query=OTHER)

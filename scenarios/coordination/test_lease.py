@@ -27,6 +27,7 @@ from scenarios.coordination.clients import (
     held_before_its_commit,
     set_lock_timeout,
     wait_for_refresh_before_its_commit,
+    wait_for_session_end,
 )
 from scenarios.coordination.stages import change, prepare
 
@@ -160,8 +161,7 @@ def test_lease_of_a_session_that_is_gone_is_nobodys(place: Node) -> None:
     with place.connect() as gone:
         gone.execute("SELECT * FROM pgtrickle.acquire_lease(%s, 'gone', '1 hour')", [number])
         pid = gone.info.backend_pid
-    running = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
-    wait_until("its session to end", lambda: not place.value(running, [pid]), deadline_s=20)
+    wait_for_session_end(place, pid, deadline_s=20)
     with place.connect() as connection, StreamTables(connection, lease_kind="lease") as tables:
         assert tables.refresh("balances").action == "NO_DATA"
     # Its process id came again, in another session.

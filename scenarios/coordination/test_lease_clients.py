@@ -24,10 +24,9 @@ from scenarios.coordination.clients import (
     set_lock_timeout,
     st,
     wait_for_refresh_before_its_commit,
+    wait_for_session_end,
 )
 from scenarios.coordination.stages import change, prepare
-
-SESSION = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
 
 
 def _freeze_and_go_on(node: Node, *, has_leases: bool) -> None:
@@ -49,9 +48,7 @@ def _freeze_and_go_on(node: Node, *, has_leases: bool) -> None:
             assert done.change_count == 2, "what the frozen one took and did not commit is taken again"
             assert tables.leases.takeovers == int(has_leases)
             assert_equal(connection, "balances")
-            wait_until(
-                "the frozen one's session to be ended", lambda: not node.value(SESSION, [session]), deadline_s=10
-            )
+            wait_for_session_end(node, session, deadline_s=10)
             frozen.thaw()
             code, out, complaint = frozen.end()
             assert (code, out) == (3, ""), complaint

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import psycopg
 import pytest
@@ -21,6 +20,7 @@ from harness.faults import (
     restart_all,
     terminate_backend,
 )
+from harness.waiting import wait_until
 from scenarios.faults.stages import DBNAME, PLACEMENTS, Stage
 from scenarios.faults.stepping import Outcome, Stepping, Stop
 
@@ -110,13 +110,6 @@ def test_restart_of_all_is_followed_by_a_right_refresh(stage: Stage, mode: str, 
     print(f"| all_restarted ({mode}) | 1+2 | {elapsed_s:.2f} |")  # noqa: T201
 
 
-def _ask_for(connection: psycopg.Connection[Any], seconds: float) -> None:
-    """A session, again and again: a postmaster tells its sessions to end one after the other."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        connection.execute("SELECT 1")
-
-
 @citus
 @crash_lines
 def test_killed_backend_takes_its_nodes_sessions_along(stage: Stage, record_property: Record) -> None:
@@ -130,7 +123,8 @@ def test_killed_backend_takes_its_nodes_sessions_along(stage: Stage, record_prop
         stage.fault("backend_killed (of a worker)", backend_killed(worker, victim.pid), record_property),
         pytest.raises(psycopg.OperationalError),
     ):
-        _ask_for(bystander, 20)
+        # A postmaster tells its sessions to end one after the other.
+        wait_until("it to be ended", lambda: bystander.execute("SELECT 1").fetchone() is None, deadline_s=20)
     bystander.close()
     assert victim.pid not in [one.pid for one in fetch_backends(worker, DBNAME)]
     assert other.execute("SELECT 1").fetchone() == (1,)
